@@ -1,0 +1,47 @@
+# Everything runs in .venv, which is made once and made again when pyproject.toml or constraints.txt change.
+PYTHON ?= python3
+PROMPT ?= a red mug
+ARGS ?=
+BIN := .venv/bin
+NBVAL := --nbval --nbval-current-env --nbval-sanitize-with notebooks/nbval_sanitize.cfg --nbval-cell-timeout 300
+export PROMPT
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: demo test lab check bench notebooks install clean
+
+demo: .venv/.core  ## text to 3D on the bundled prior: make demo PROMPT="a yellow duck"
+	$(BIN)/dreamlab dream "$$PROMPT" $(ARGS)
+
+test: install  ## everything CI runs
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest $(NBVAL) notebooks
+
+check: install  ## lint and the quick tests
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest tests -m "not slow"
+
+lab: install  ## open the notebooks
+	$(BIN)/jupyter lab notebooks
+
+notebooks: install  ## run every notebook again in place, so that its stored outputs are new
+	OMP_NUM_THREADS=2 $(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+bench: install  ## timings and how they grow
+	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+install: .venv/.full
+
+.venv/.core: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("dreamlab needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -c constraints.txt torch
+	$(BIN)/python -m pip install -c constraints.txt -e .
+	touch $@
+
+.venv/.full: .venv/.core
+	$(BIN)/python -m pip install -c constraints.txt -e ".[notebooks,dev]"
+	touch $@
+
+clean:  ## remove the environment and what runs have made
+	rm -rf .venv runs
