@@ -1,0 +1,83 @@
+"""What every prior is: a noise predictor with a schedule, a condition, and the crossing from rendered images."""
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from dreamlab.noise import Schedule, ddim_sample, randn
+from dreamlab.prompts import Prompt, check_condition
+from dreamlab.types import Images, Sample, Steps
+
+
+def guide(positive: Sample, null: Sample, s: float) -> Sample:
+    """Classifier-free guidance (arXiv 2207.12598) as in diffusers: null + s (positive - null), so s = 1 means none.
+
+    DreamMapping (Eq. 4), DreamFlow and threestudio without Perp-Neg write positive + s' (positive - null): s = 1 + s'.
+    """
+    return null + s * (positive - null)
+
+
+class Prior(ABC):
+    """A subclass sets ``schedule`` and ``shape`` (of one sample: (C, h, w), or (D,) for points) and writes ``_eps``.
+
+    A condition is any tensor with a batch axis that the subclass understands. Gradients are
+    left alone here: rules call a prior under ``no_grad``.
+    """
+
+    schedule: Schedule
+    shape: tuple[int, ...]
+
+    @abstractmethod
+    def _eps(self, x_t: Sample, t: Steps, cond: Tensor) -> Sample:
+        """The predicted noise for x_t (B, ...), t (B,), cond (B, ...)."""
+
+    def eps(self, x_t: Sample, t: Steps, *conds) -> tuple[Sample, ...]:
+        """One predicted noise per condition, from one batched call. Always a tuple: ``(eps_y,) = eps(x_t, t, y)``.
+
+        Each cond is (B, ...), or (1, ...) for the whole batch. ValueError for text, a wrong batch, or a non-finite x_t.
+        """
+        n = len(x_t)
+        if tuple(x_t.shape[1:]) != tuple(self.shape):
+            raise ValueError(f"x_t must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x_t.shape)}")
+        if bad := int((~x_t.isfinite()).sum()):
+            raise ValueError(f"x_t has {bad} of {x_t.numel()} values that are not finite: the scene has diverged")
+        for cond in conds:
+            check_condition(cond)
+            if len(cond) not in (1, n):
+                raise ValueError(f"cond has {len(cond)} rows and x_t {n}: give one row, or one per sample")
+        k = len(conds)
+        cond = torch.cat([c.expand(n, *c.shape[1:]) for c in conds])
+        return self._eps(x_t.repeat(k, *[1] * (x_t.ndim - 1)), t.repeat(k), cond).split(n)
+
+    def guided(self, x_t: Sample, t: Steps, prompt: Prompt, guidance: float = 1.0) -> Sample:
+        """The noise predicted with guidance (diffusers' s)."""
+        return guide(*self.eps(x_t, t, prompt.positive, prompt.null), guidance)
+
+    def denoised(self, x_t: Sample, t: Steps, cond: Tensor) -> Sample:
+        """The posterior mean E[x | x_t, cond] = (x_t - sigma_t eps) / alpha_t."""
+        return self.schedule.x0(x_t, *self.eps(x_t, t, cond), t)
+
+    def add_noise(self, x: Sample, eps: Sample, t: Steps) -> Sample:
+        """x_t = alpha_t x + sigma_t eps."""
+        return self.schedule.add_noise(x, eps, t)
+
+    @torch.no_grad()
+    def sample(self, prompt: Prompt, n: int, generator: torch.Generator, guidance: float = 1.0, steps: int = 25,
+               offset: int = 0) -> Sample:
+        """n samples by DDIM; ``offset`` is diffusers' steps_offset (1 for Stable Diffusion)."""
+        noise = randn((n, *self.shape), generator).to(prompt.positive.device)
+        return ddim_sample(lambda x_t, t: self.guided(x_t, t, prompt, guidance), noise, self.schedule, steps, offset)
+
+    def encode(self, images: Images) -> Sample:
+        """The one crossing: rendered (B, H, W, 3) in [0, 1] -> (B, 3, H, W) in [-1, 1]; a latent prior goes on."""
+        if len(self.shape) != 3:
+            raise ValueError(f"this prior is over samples of shape {tuple(self.shape)}, not over images")
+        return images.movedim(-1, 1) * 2 - 1
+
+    def decode(self, x: Sample) -> Images:
+        """The way back: (B, 3, H, W) in [-1, 1] -> (B, H, W, 3), clamped to [0, 1]."""
+        return ((x + 1) / 2).clamp(0, 1).movedim(1, -1)
+
+    def embed(self, texts: list[str]) -> Tensor:
+        """Texts -> conditions, one row each. ValueError where the prior does not read text."""
+        raise ValueError(f"{type(self).__name__} does not read text, got {texts!r}: build its condition from labels")
