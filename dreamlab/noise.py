@@ -23,6 +23,11 @@ def randn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator, device=generator.device)
 
 
+def seeded(seed: int, step: int = 0) -> torch.Generator:
+    """The CPU generator of one step of a run: a function of (seed, step), so a resumed run draws what it would have drawn."""
+    return torch.Generator().manual_seed(seed * 10_000_019 + step)
+
+
 @dataclass(frozen=True, eq=False)
 class Schedule:
     """A variance-preserving noise schedule. ``alphas_cumprod`` has shape (T,), falls with t, and lies in (0, 1)."""

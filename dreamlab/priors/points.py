@@ -1,0 +1,83 @@
+"""A prior over coarse shapes: prompt -> coloured point cloud. The bundled one plays Shap-E's role in the toybox.
+
+It is an occupancy field read on a coarse grid: for a point p and the prompt's words, a small network gives the logit of
+"inside" and a colour. It is trained on averages over cells of a 16^3 grid, so it knows no detail finer than that: rough
+body, rough colours, no face. That is the point: the 2D prior has to add the rest.
+"""
+import json
+import re
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+BUNDLED = {"toybox": Path(__file__).parent.parent / "toybox/weights/points"}
+GRID, EXTENT = 16, 0.9  # cells per axis of the cube [-EXTENT, EXTENT]^3
+
+
+def cell_centres(n: int = GRID) -> Float[Tensor, "cells 3"]:
+    axis = ((torch.arange(n) + 0.5) / n * 2 - 1) * EXTENT
+    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).view(-1, 3)
+
+
+class PointField(nn.Module):
+    """(points (b, n, 3), bag of words (b, width)) -> logits of (inside, r, g, b), (b, n, 4). Words steer it layer by layer."""
+
+    def __init__(self, words: int, width: int = 192, frequencies: int = 4, layers: int = 3):
+        super().__init__()
+        self.frequencies = frequencies
+        self.embedding = nn.Embedding(words, width)
+        self.point = nn.Linear(3 + 6 * frequencies, width)
+        self.mix = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+        self.film = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(layers))
+        self.head = nn.Linear(width, 4)
+
+    def forward(self, p: Float[Tensor, "b n 3"], bag: Float[Tensor, "b width"]) -> Float[Tensor, "b n 4"]:
+        waves = torch.cat([2.0**k * torch.pi / 2 * p for k in range(self.frequencies)], -1)
+        h = self.point(torch.cat([p, waves.sin(), waves.cos()], -1))
+        for mix, film in zip(self.mix, self.film, strict=True):
+            scale, shift = film(bag)[:, None].chunk(2, -1)
+            h = h + mix(nn.functional.silu(h * (1 + scale) + shift))
+        return self.head(h)
+
+
+class PointsPrior:
+    """``PointsPrior.load()("a red mug", n, generator) -> points (n, 3), colours (n, 3)`` in [0, 1].
+
+    The words are summed as a bag, so "a toy red mug" and "a mug, red" ask for the same; words it does not know are passed
+    over, and a prompt without any known word is a ``ValueError`` that lists them.
+    """
+
+    def __init__(self, words: list[str], field: PointField):
+        self.words, self.field = list(words), field
+
+    @classmethod
+    def load(cls, name: str | Path = "toybox") -> "PointsPrior":
+        """The bundled points prior, or one from a folder written by ``dreamlab toybox train points``."""
+        folder = BUNDLED.get(str(name), Path(name))
+        if not (folder / "words.json").exists():
+            raise FileNotFoundError(f"no points prior in {folder}: use 'toybox' or a folder of `dreamlab toybox train points`")
+        words = json.loads((folder / "words.json").read_text())
+        field = PointField(len(words))
+        field.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+        return cls(words, field.eval().requires_grad_(False))
+
+    def bag(self, prompt: str) -> Float[Tensor, "1 width"]:
+        """The sum of the embeddings of the prompt's known words."""
+        known = [self.words.index(w) for w in re.findall(r"[a-z]+", prompt.lower()) if w in self.words]
+        if not known:
+            raise ValueError(f"the points prior knows no word of {prompt!r}; it knows: {', '.join(self.words)}")
+        return self.field.embedding(torch.tensor(known)).sum(0, keepdim=True)
+
+    @torch.no_grad()
+    def __call__(self, prompt: str, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """n points drawn from the cells by their chance of being inside, jittered within the cell, with the cell's colour."""
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        centres = cell_centres()
+        inside, rgb = self.field(centres[None], self.bag(prompt))[0].sigmoid().split([1, 3], -1)
+        cell = torch.multinomial(inside[:, 0].clamp_min(0.02) - 0.02, n, replacement=True, generator=generator)
+        jitter = (torch.rand(n, 3, generator=generator) - 0.5) * (2 * EXTENT / GRID)
+        return centres[cell] + jitter, rgb[cell]

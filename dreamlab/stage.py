@@ -1,0 +1,155 @@
+"""The one loop: a scene renders, a prior predicts noise, a rule turns the two into a gradient, an optimiser follows it."""
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from dreamlab.cameras import Cameras, Orbit
+from dreamlab.noise import randn, seeded
+from dreamlab.priors.base import Prior
+from dreamlab.prompts import Prompt
+from dreamlab.rules.base import Residual, Rule, distill
+from dreamlab.types import Render
+
+
+@dataclass
+class Stage:
+    """A scene, a prior, a rule, and how to bring them together. ``rates`` gives Adam's rate for each parameter group.
+
+    ``prompts(cameras)`` gives the Prompt of a batch of views; ``timesteps(step, steps, n, generator)`` its noise levels;
+    ``decay(step, steps)`` multiplies all rates; ``regularise(render)`` is a scalar added to the loss;
+    ``background(n, generator)`` gives (n, 3) colours.
+    """
+
+    scene: object
+    prior: Prior
+    rule: Rule
+    prompts: Callable[[Cameras], Prompt]
+    timesteps: Callable[[int, int, int, torch.Generator], Tensor]
+    rates: dict[str, float]
+    decay: Callable[[int, int], float] = lambda step, steps: 1.0
+    regularise: Callable[[Render], Tensor] | None = None
+    background: Callable[[int, torch.Generator], Tensor] = lambda n, generator: torch.rand(n, 3, generator=generator)
+    cameras: Orbit = field(default_factory=Orbit)
+    steps: int = 300
+    views: int = 4
+    resolution: int = 64
+    betas: tuple[float, float] = (0.9, 0.99)
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, least in (("steps", 0), ("views", 1), ("resolution", 8)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        groups = set(self.scene.parameters())
+        if unknown := set(self.rates) - groups:
+            raise ValueError(f"rates name {sorted(unknown)}, and the scene has only {sorted(groups)}: rename or remove them")
+
+
+@dataclass
+class Step:
+    """What a notebook wants to plot of one step. ``loss`` is the mean square of the residual, since the surrogate's value means nothing."""
+
+    step: int
+    t: Tensor
+    cameras: Cameras
+    render: Render
+    residual: Residual
+    loss: float
+    grad_norm: float
+
+
+def run(stage: Stage, checkpoint: Path | None = None, every: int = 25, progress: bool = True, tag: str = "") -> Iterator[Step]:
+    """Yield the steps of ``stage``. With ``checkpoint`` the run is saved there every ``every`` steps and when it is
+    interrupted, and a run that finds its file goes on from it, bit for bit on a CPU with the same number of threads.
+
+    ``tag`` names the settings; a checkpoint with another tag is an error, because it would not be the same run.
+    ``FloatingPointError`` if a gradient is not finite, with the last good state in the scene.
+    """
+    parameters = stage.scene.parameters()
+    optimiser = torch.optim.Adam([{"params": [parameters[name]], "lr": rate, "rate": rate} for name, rate in stage.rates.items()],
+                                 betas=stage.betas, eps=1e-15)
+    done = load(stage, optimiser, checkpoint, tag) if checkpoint and Path(checkpoint).exists() else 0
+    saved = done
+    bar = tqdm(range(done, stage.steps), initial=done, total=stage.steps, disable=not progress, desc="distilling")
+    try:
+        for step in bar:
+            result = advance(stage, optimiser, step)
+            done = step + 1
+            bar.set_postfix(loss=f"{result.loss:.3f}", refresh=False)
+            if checkpoint and (done % every == 0 or done == stage.steps):
+                save(stage, optimiser, checkpoint, done, tag)
+                saved = done
+            yield result
+    finally:
+        if checkpoint and done > saved:
+            save(stage, optimiser, checkpoint, done, tag)
+
+
+def advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:
+    """One step: cameras, render, noise, residual, gradient, Adam."""
+    generator = seeded(stage.seed, step)
+    for group in optimiser.param_groups:
+        group["lr"] = group["rate"] * stage.decay(step, stage.steps)
+    cameras = stage.cameras.sample(stage.views, generator)
+    render = stage.scene.render(cameras, stage.resolution, stage.background(stage.views, generator))
+    x = stage.prior.encode(render.rgb)
+    t = stage.timesteps(step, stage.steps, len(x), generator).to(x.device)
+    eps = randn(tuple(x.shape), generator).to(x)
+    residual = stage.rule(stage.prior, x.detach(), t, eps, stage.prompts(cameras), cameras)
+    loss = distill(x, residual) / len(x)
+    if stage.regularise:
+        loss = loss + stage.regularise(render)
+    optimiser.zero_grad()
+    loss.backward()
+    gradients = [p.grad for group in optimiser.param_groups for p in group["params"]]
+    norm = torch.stack([g.norm() for g in gradients]).norm().item()
+    if not norm < float("inf"):
+        raise FloatingPointError(f"the gradient of step {step} is not finite (norm {norm}); the scene still holds step {step - 1}: "
+                                 "lower the rates or the guidance")
+    optimiser.step()
+    return Step(step, t, cameras, render, residual, residual.value.square().mean().item(), norm)
+
+
+def save(stage: Stage, optimiser: torch.optim.Optimizer, path: Path, done: int, tag: str) -> None:
+    """Scene, Adam's moments and the rule's state in one safetensors file, written aside and renamed."""
+    tensors = {f"scene.{k}": v for k, v in stage.scene.parameters().items()}
+    for i, moments in optimiser.state_dict()["state"].items():
+        tensors |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in moments.items()}
+    tensors |= {f"rule.{k}": v for k, v in stage.rule.state_dict().items()}
+    tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, f"{path}.part", metadata={"done": str(done), "tag": tag})
+    os.replace(f"{path}.part", path)
+
+
+def load(stage: Stage, optimiser: torch.optim.Optimizer, path: Path, tag: str) -> int:
+    """Put a checkpoint back; returns how many steps it holds."""
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}
+    if metadata["tag"] != tag:
+        raise ValueError(f"the checkpoint {path} belongs to other settings: remove it, or choose another folder")
+    with torch.no_grad():
+        for name, p in stage.scene.parameters().items():
+            p.copy_(tensors[f"scene.{name}"])
+    state = optimiser.state_dict()
+    for key, value in tensors.items():
+        if key.startswith("adam."):
+            _, i, name = key.split(".")
+            state["state"].setdefault(int(i), {})[name] = value
+    optimiser.load_state_dict(state)
+    stage.rule.load_state_dict({k.removeprefix("rule."): v for k, v in tensors.items() if k.startswith("rule.")})
+    return int(metadata["done"])
+
+
+def settings_tag(settings: dict) -> str:
+    """A short name for settings: the same settings, the same tag."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -1,0 +1,30 @@
+"""Shapes and conventions. Everything else in dreamlab agrees with this page; it imports nothing of ours.
+
+* World: right-handed, z up, units of the scene (toybox objects fit in a ball of radius 0.8 around the origin).
+* Azimuth 0 is the front of an object: the camera stands on +x. Azimuth grows counter-clockwise seen from above, so
+  azimuth 90 (the camera on +y) shows the object's own left side. Angles carry their unit in the name (``azimuth_deg``).
+* Cameras: OpenCV axes (x right, y down, z forward), world-to-camera ``viewmats`` and pixel ``Ks`` as in gsplat; pixel
+  centres at +0.5, row 0 is the top of the image.
+* Renders are (B, H, W, C) in [0, 1]; images for a prior are (B, C, H, W); ``Prior.encode`` is the one crossing.
+* ``x, x_t, eps, t``: clean sample, noisy sample, noise, timestep (a ``long`` index into ``alphas_cumprod``).
+* Guidance ``s`` is diffusers': ``null + s * (positive - null)``, so s = 1 means none.
+* Whatever is random takes a ``torch.Generator``.
+"""
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Sample = Float[Tensor, "b *dims"]  # what a prior denoises: (B, C, H, W) images or latents, or (B, D) points
+Images = Float[Tensor, "b h w 3"]  # rendered pictures in [0, 1]
+Steps = Int[Tensor, "b"]  # timesteps, long
+
+
+@dataclass
+class Render:
+    """What a scene shows: colour over the background, coverage, depth along the camera's z axis, world normals."""
+
+    rgb: Float[Tensor, "b h w 3"]
+    alpha: Float[Tensor, "b h w 1"]
+    depth: Float[Tensor, "b h w 1"] | None = None
+    normal: Float[Tensor, "b h w 3"] | None = None
