@@ -18,7 +18,7 @@ def caption(kind: str, colour: str, view: str | None = None, template: str = "a 
     return f"{text}, {view}" if view else text
 
 
-def view_phrases(azimuth_deg: float) -> list[str]:
+def view_phrases(azimuth_deg: float | int) -> list[str]:
     """All phrases that are true of an azimuth: the side views also tell left from right (the object's own)."""
     az = (azimuth_deg + 180) % 360 - 180
     if abs(az) < 45:
