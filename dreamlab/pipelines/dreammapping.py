@@ -1,0 +1,126 @@
+"""DreamMapping (arXiv 2409.05099): Gaussians from a points prior, distilled by VDM with DCA.
+
+This is the ground floor: one stage and a fixed number of Gaussians. ``Settings()`` holds the paper's numbers and
+``.toy()`` those for the toybox on a laptop; the code does not know which it has.
+"""
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from dreamlab import export
+from dreamlab.cameras import ring
+from dreamlab.metrics.truth import truth
+from dreamlab.noise import seeded
+from dreamlab.priors.diffusion import DiffusionPrior
+from dreamlab.priors.points import PointsPrior
+from dreamlab.prompts import ViewPrompts
+from dreamlab.rules.vdm import VDM
+from dreamlab.scenes.gaussians import Gaussians
+from dreamlab.schedules import Annealed, Cosine
+from dreamlab.stage import Stage, run, settings_tag
+from dreamlab.toybox.captions import parse
+from dreamlab.toybox.dataset import backgrounds
+from dreamlab.toybox.objects import Toy
+from dreamlab.toybox.render import render as render_truth
+from dreamlab.types import Render
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run. Where no source is named, the value is ours."""
+
+    prompt: str
+    seed: int = 0
+    prior: str = "sd-2.1-base"  # paper, section 4.1
+    ball: bool = False  # start from a grey ball instead of the points prior
+    view_words: bool = True  # name the view in the prompt
+    points: int = 50_000  # paper, section 4.1: Shap-E's points, upsampled
+    opacity: float = 0.1  # paper, section 4.1
+    steps: int = 5000  # paper, section 4.1
+    views: int = 4  # paper, section 4.1: the batch
+    resolution: int = 512  # paper, section 4.1
+    guidance: float = 7.5  # paper's 7.5, in diffusers' convention (see rules/vdm.py)
+    operator_rate: float = 0.01  # paper, section 4.1
+    t_max: tuple[int, int] = (980, 500)  # LucidDreamer, the paper's code base: start and end of the largest t ...
+    t_until: float = 0.3  # ... and by which share of the steps
+
+    def toy(self, **changes) -> "Settings":
+        """The same run for the toybox on two CPU cores; ``changes`` are fields to set besides."""
+        small = dict(prior="toybox", points=1500, opacity=0.3, steps=150, resolution=64, guidance=5.0, t_max=(600, 250), t_until=0.8)
+        return replace(self, **(small | changes))
+
+
+RATES = {"means": 4e-3, "scales": 1e-2, "quats": 1e-2, "opacities": 3e-2, "colors": 4e-2}
+
+
+def start(settings: Settings) -> Gaussians:
+    """Coloured points of the points prior, or a grey ball that knows nothing of the prompt."""
+    generator = seeded(settings.seed)
+    if settings.ball:
+        return Gaussians.ball(settings.points, generator=generator)
+    points, colours = PointsPrior.load()(settings.prompt, settings.points, generator)
+    return Gaussians.from_points(points, colours, settings.opacity)
+
+
+def sparse(render: Render) -> torch.Tensor:
+    """Pull half-covered pixels towards empty, so that no haze is left around the object."""
+    return 0.05 * (render.alpha**2 + 0.01).sqrt().mean()
+
+
+def stage(settings: Settings) -> Stage:
+    """The one stage of the pipeline, ready to :func:`dreamlab.stage.run`."""
+    prior = DiffusionPrior.load(settings.prior)
+    torch.manual_seed(settings.seed)  # the operator's first weights
+    rule = VDM.for_shape(prior.shape, guidance=settings.guidance, lr=settings.operator_rate)
+    return Stage(
+        scene=start(settings), prior=prior, rule=rule, prompts=ViewPrompts(prior, settings.prompt, views=settings.view_words),
+        timesteps=Annealed(*settings.t_max, until=settings.t_until), rates=RATES, decay=Cosine(), regularise=sparse,
+        background=backgrounds, steps=settings.steps, views=settings.views, resolution=settings.resolution, seed=settings.seed)
+
+
+def dream(settings: Settings, out: Path = Path("runs")) -> Path:
+    """Prompt to 3D: distil, then write turntable, contact sheet, ``.ply``, settings and metrics to a folder, and say so.
+
+    The folder is named after the prompt and the seed. It holds a checkpoint, so the same call goes on where an earlier one
+    was stopped; with other settings in the same folder the call is refused.
+    """
+    kind, colour = parse(settings.prompt)
+    name = "-".join(settings.prompt.lower().replace(",", " ").split()) + ("-ball" if settings.ball else "")
+    folder = Path(out) / f"{name}-seed{settings.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / "settings.json", asdict(settings))
+    plan = stage(settings)
+    try:
+        for _ in run(plan, folder / "checkpoint.safetensors", tag=settings_tag(asdict(settings))):
+            pass
+    finally:
+        export.save_ply(plan.scene, folder / "gaussians.ply")
+    results(plan.scene, kind, colour, folder)
+    return folder
+
+
+def results(scene: Gaussians, kind: str, colour: str, folder: Path) -> None:
+    """Pictures, metrics, and the closing lines."""
+    white = torch.ones(3)
+    with torch.no_grad():
+        frames = torch.cat([scene.render(ring(36)[i : i + 1], 256, white).rgb for i in tqdm(range(36), desc="turntable")])
+        export.save_turntable(frames, folder / "turntable.gif")
+        rows = [scene.render(ring(8), 128, white).rgb, render_truth(Toy(kind), colour, ring(8), 128).rgb]
+    export.contact_sheet(rows, ["this run", "ground truth"]).save(folder / "contact_sheet.png")
+    measured = truth(scene.render, kind, colour, scene.means.detach())
+    write(folder / "metrics.json", asdict(measured))
+    print(f"\n{measured}")
+    for file, what in (("turntable.gif", "36 views, 256 px"), ("contact_sheet.png", "8 azimuths over the ground truth"),
+                       ("gaussians.ply", f"{len(scene.means)} Gaussians, for any 3DGS viewer"), ("metrics.json", "against the truth"),
+                       ("settings.json", "what was run")):
+        print(f"  {folder / file}  ({what})")
+
+
+def write(path: Path, values: dict) -> None:
+    """JSON, written aside and renamed."""
+    Path(f"{path}.part").write_text(json.dumps(values, indent=2) + "\n")
+    os.replace(f"{path}.part", path)
