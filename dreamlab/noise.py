@@ -24,7 +24,7 @@ def randn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def seeded(seed: int, step: int = 0) -> torch.Generator:
-    """The CPU generator of one step of a run: a function of (seed, step), so a resumed run draws what it would have drawn."""
+    """The CPU generator of one step, a function of (seed, step): a resumed run draws what it would have drawn."""
     return torch.Generator().manual_seed(seed * 10_000_019 + step)
 
 
@@ -48,8 +48,8 @@ class Schedule:
 
     def abar(self, t: Steps) -> Float[Tensor, "b"]:
         """abar_t, shape (B,). ValueError where t lies outside [0, T)."""
-        if len(t) and not 0 <= (low := int(t.min())) <= (high := int(t.max())) < len(self):
-            raise ValueError(f"t must lie in [0, {len(self) - 1}], got {low} to {high}: it indexes alphas_cumprod")
+        if (outside := t[(t < 0) | (t >= len(self))]).numel():
+            raise ValueError(f"t must lie in [0, {len(self) - 1}], got {int(outside[0])}: it indexes alphas_cumprod")
         return self.alphas_cumprod.to(t.device)[t]
 
     def alpha(self, t: Steps, like: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ class Residual:
     """The direction x descends, and what it is made of.
 
     ``value`` is the whole residual, w(t) included; ``weight`` is that w(t) (B,). ``parts`` keeps the unweighted noise
-    predictions by name: conditional, unconditional, noise, variational, ... ``loss`` is what a learning rule has fitted.
+    predictions by name: conditional, unconditional, noise, variational, ... ``loss`` is a learning rule's own.
     """
 
     value: Sample
@@ -35,8 +35,13 @@ def distill(x: Sample, residual: Residual) -> Float[Tensor, ""]:
 class Rule:
     """``rule(prior, x, t, eps, prompt, camera) -> Residual``. A dataclass: its fields are the hyper-parameters.
 
-    Rules that learn override the state; it is a flat dict of tensors, so a checkpoint holds it as safetensors.
+    Rules that learn override all of this; the state is a flat dict of tensors, so a checkpoint holds it as safetensors.
     """
+
+    @classmethod
+    def for_shape(cls, shape: tuple[int, ...], **settings) -> "Rule":
+        """The rule with its defaults for samples of this shape."""
+        return cls(**settings)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {}
