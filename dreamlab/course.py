@@ -1,0 +1,105 @@
+"""The self-checks of the notebooks' exercises. Each runs the student's function and says, in words, what it found.
+
+An answer is compared with the library on random inputs and, where it differs, with what typical mistakes give.
+"""
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dreamlab.priors.base import guide
+from dreamlab.priors.mixture import GaussianMixturePrior
+from dreamlab.prompts import Prompt
+from dreamlab.rules.base import distill
+from dreamlab.rules.sds import SDS
+
+ANY = torch.tensor([-1])  # the condition of a mixture prior that leaves the label free
+
+
+def judge(answer, right: Tensor, mistakes: dict[str, Tensor], hint: str) -> str:
+    """"Right", "Not done yet" or "Not yet", with the mistake's name where ``answer`` equals what that mistake gives."""
+    if answer is None:
+        return f"Not done yet. Hint: {hint}"
+    if not isinstance(answer, Tensor) or answer.shape != right.shape:
+        got = f"shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+        return f"Not yet: a tensor of shape {tuple(right.shape)} is wanted, and this is {got}."
+    if torch.allclose(answer, right, rtol=1e-3, atol=1e-5):
+        return "Right: equal to the library on random inputs."
+    for name, wrong in mistakes.items():
+        if torch.allclose(answer, wrong, rtol=1e-3, atol=1e-5):
+            return f"Not yet: {name}"
+    return f"Not yet: off by up to {(answer - right).abs().max():.2g}. Hint: {hint}"
+
+
+def check_denoised(answer: Callable) -> str:
+    """Notebook 01, exercise 1: ``denoised(x_t, alpha, sigma, mean, std)``, E[x | x_t] for one Gaussian."""
+    g = torch.Generator().manual_seed(1)
+    mean, std = torch.tensor([0.7, -0.4]), 0.6
+    prior = GaussianMixturePrior(mean[None], std)
+    x_t, t = torch.randn(16, 2, generator=g), torch.randint(50, 950, (16,), generator=g)
+    alpha, sigma = prior.schedule.alpha(t, x_t), prior.schedule.sigma(t, x_t)
+    gain = alpha * std**2 / (alpha**2 * std**2 + sigma**2)
+    return judge(answer(x_t, alpha, sigma, mean, std), prior.denoised(x_t, t, ANY), {
+        "wrong sign: the estimate moves from the mean towards x_t, not away.": mean - gain * (x_t - alpha * mean),
+        "alpha is missing from the mean of x_t: noising shrinks the mean to alpha * mean.": mean + gain * (x_t - mean),
+        "alpha is missing from the gain, Cov(x, x_t) / Var(x_t).": mean + gain / alpha * (x_t - alpha * mean),
+        "std is a standard deviation; its square is the variance.":
+            mean + alpha * std / (alpha**2 * std + sigma**2) * (x_t - alpha * mean),
+        "this is x_t / alpha: it ignores what the prior knows.": x_t / alpha,
+    }, "x and x_t are jointly Gaussian, so E[x | x_t] = E[x] + Cov(x, x_t) / Var(x_t) * (x_t - E[x_t]).")
+
+
+def check_guided_score(answer: Callable) -> str:
+    """Notebook 01, exercise 2: ``guided_score(eps_y, eps_null, sigma, s)``, with diffusers' s."""
+    g = torch.Generator().manual_seed(2)
+    eps_y, eps_null = torch.randn(2, 16, 2, generator=g)
+    sigma, s = torch.rand(16, 1, generator=g) * 0.9 + 0.05, 4.0
+    right = -guide(eps_y, eps_null, s) / sigma
+    return judge(answer(eps_y, eps_null, sigma, s), right, {
+        "wrong sign: noise points away from the data, the score towards it.": -right,
+        "1 / sigma is missing: this is the noise, not the score.": right * sigma,
+        "this divides by sigma squared.": right / sigma,
+        "your s is one too large. eps_y + s (eps_y - eps_null) is the papers' other convention: here s = 1 means none.":
+            -guide(eps_y, eps_null, 1 + s) / sigma,
+        "the two predictions are swapped: guidance starts at the null one.": -guide(eps_null, eps_y, s) / sigma,
+    }, "the score is -eps / sigma, and guidance is null + s (positive - null).")
+
+
+@torch.enable_grad()
+def check_sds(answer: Callable) -> str:
+    """Notebook 01, exercise 3: ``sds_loss(prior, x, t, eps, prompt, s)``, a scalar; its gradient is what is judged."""
+    g = torch.Generator().manual_seed(3)
+    prior = GaussianMixturePrior(torch.randn(4, 2, generator=g), 0.3, labels=torch.tensor([0, 0, 1, 1]))
+    prompt, s = Prompt(torch.tensor([1]), ANY), 3.0
+    x = torch.randn(16, 2, generator=g)
+    t, eps = torch.randint(200, 800, (16,), generator=g), torch.randn(16, 2, generator=g)
+    w = prior.schedule.sigma(t, x) ** 2
+
+    def gradient(loss: Callable) -> Tensor | None:
+        leaf = x.clone().requires_grad_()
+        value = loss(leaf)
+        if value is None:
+            return None
+        return torch.autograd.grad(value.sum(), leaf)[0] if value.requires_grad else torch.zeros_like(x)
+
+    def residual(leaf: Tensor, guidance: float = s) -> Tensor:
+        return prior.guided(prior.add_noise(leaf, eps, t), t, prompt, guidance) - eps
+
+    plain = residual(x)
+    rule = SDS(guidance=s)
+    right = gradient(lambda leaf: distill(leaf, rule(prior, leaf, t, eps, prompt)))
+    through = "missing detach: your gradient also runs through the prior. SDS leaves its Jacobian out."
+    mistakes = {
+        "wrong sign: descending this loss climbs away from the data. The residual is prediction minus noise.": -right,
+        "w(t) is missing: the residual is sigma_t^2 (eps_hat - eps).": plain,
+        "w(t) is sigma here, and should be sigma^2.": right / prior.schedule.sigma(t, x),
+        "this is the mean over all numbers: the gradient then shrinks with the batch. Take the sum.": right / x.numel(),
+        "this is the mean over the batch: the gradient then shrinks with it. Take the sum.": right / len(x),
+        "your s is one too large: null + s (positive - null), so s = 1 means none.": w * residual(x, 1 + s),
+        through: gradient(lambda leaf: (w * residual(leaf) * leaf).sum()),
+        through + " ": gradient(lambda leaf: (w * residual(leaf) ** 2).sum() / 2),
+        through + "  ": gradient(lambda leaf: ((w * residual(leaf)) ** 2).sum() / 2),
+        "the loss does not depend on x: detach the residual, and leave x in.": torch.zeros_like(x),
+    }
+    return judge(gradient(lambda leaf: answer(prior, leaf, t, eps, prompt, s)), right, mistakes,
+                 "a sum over <residual.detach(), x> has the residual as its gradient.").rstrip()

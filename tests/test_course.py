@@ -1,0 +1,81 @@
+"""Both sides of each exercise: the notebook's stub and solution, and the wrong answers that its check must name."""
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+
+from dreamlab import course
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+# notebook, the student's function, its check, and wrong answers: how the solution is spoiled -> words of the verdict
+EXERCISES = [
+    ("01_exact_scores", "denoised", course.check_denoised, {
+        ("mean + gain", "mean - gain"): "sign",
+        ("x_t - alpha * mean", "x_t - mean"): "alpha is missing from the mean",
+        ("gain = alpha * std**2", "gain = std**2"): "alpha is missing from the gain",
+        ("std**2", "std"): "standard deviation",
+    }),
+    ("01_exact_scores", "guided_score", course.check_guided_score, {
+        ("-(", "("): "sign",
+        (" / sigma", ""): "1 / sigma is missing",
+        ("(eps_null + s", "(eps_y + s"): "one too large",
+        ("(eps_null + s * (eps_y - eps_null))", "(eps_y + s * (eps_null - eps_y))"): "swapped",
+    }),
+    ("01_exact_scores", "sds_loss", course.check_sds, {
+        ("eps_hat - eps)", "eps - eps_hat)"): "sign",
+        ("w * (eps_hat - eps)", "(eps_hat - eps)"): r"w\(t\) is missing",
+        (".detach()", ""): "missing detach",
+        (".sum()", ".mean()"): "mean over all",
+        ("t, prompt, s)\n", "t, prompt, s + 1)\n"): "one too large",
+        ("* x).sum()", "* x.detach()).sum()"): "does not depend on x",
+    }),
+]
+ids = [f"{notebook}-{name}" for notebook, name, *_ in EXERCISES]
+
+
+def written(source: str, name: str):
+    """The function ``name`` that a piece of a notebook defines."""
+    scope = {"torch": torch}
+    exec(source, scope)
+    return scope[name]
+
+
+def stub(notebook: str, name: str) -> str:
+    cells = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", 4).cells
+    source, = (c.source for c in cells if c.cell_type == "code" and f"def {name}(" in c.source)
+    return source[source.index("def "):].split("\nprint(")[0]
+
+
+def solution(notebook: str, name: str) -> str:
+    cells = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", 4).cells
+    hidden = "\n".join(c.source for c in cells if "<details>" in c.source)
+    blocks = re.findall(r"```python\n(.*?)```", hidden, flags=re.S)
+    source, = (b for b in blocks if f"def {name}(" in b)
+    return source
+
+
+@pytest.mark.parametrize("notebook, name, check, wrong", EXERCISES, ids=ids)
+def test_stub_is_asked_for(notebook, name, check, wrong):
+    assert check(written(stub(notebook, name), name)).startswith("Not done yet. Hint: ")
+
+
+@pytest.mark.parametrize("notebook, name, check, wrong", EXERCISES, ids=ids)
+def test_solution_is_right(notebook, name, check, wrong):
+    assert check(written(solution(notebook, name), name)).startswith("Right")
+
+
+@pytest.mark.parametrize("notebook, name, check, wrong", EXERCISES, ids=ids)
+def test_typical_mistakes_are_named(notebook, name, check, wrong):
+    source = solution(notebook, name)
+    for (old, new), word in wrong.items():
+        assert old in source, f"the solution no longer contains {old!r}"
+        verdict = check(written(source.replace(old, new), name))
+        assert verdict.startswith("Not yet: ") and re.search(word, verdict), (new, verdict)
+
+
+def test_shapes_and_types_are_reported():
+    assert "shape (16, 2) is wanted, and this is a float" in course.check_denoised(lambda *a: 1.0)
+    assert "off by up to" in course.check_denoised(lambda x_t, *a: x_t * 17)
