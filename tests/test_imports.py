@@ -13,7 +13,7 @@ PACKAGE = ROOT / "dreamlab"
 ROWS = [
     ["types"],
     ["noise", "schedules", "cameras", "prompts"],
-    ["toybox.objects", "toybox.render", "toybox.captions"],  # the ground truth of everything below
+    ["toybox.objects", "toybox.render", "toybox.captions", "toybox.dataset"],  # the ground truth of everything below
     ["priors", "render", "losses"],
     ["rules"],
     ["scenes"],
