@@ -20,7 +20,7 @@ ROWS = [
     ["export"],  # files in, files out
     ["stage"],
     ["pipelines"],
-    ["toybox", "metrics", "widgets", "course", "cli"],
+    ["toybox", "metrics", "widgets", "course", "demo", "cli"],
 ]
 ROW = {name: i for i, names in enumerate(ROWS) for name in names}
 CUDA_ONLY = {"gsplat", "nerfacc", "nvdiffrast"}

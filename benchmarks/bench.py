@@ -1,0 +1,75 @@
+"""``make bench``: what a step costs and how the cost grows. Ratios and exponents are taken within one run, side by side."""
+import argparse
+import json
+import platform
+import time
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from benchmarks.bench_splat import bench as bench_splat
+from dreamlab.noise import randn, seeded
+from dreamlab.pipelines.dreammapping import Settings, stage
+from dreamlab.stage import advance
+
+
+def milliseconds(work, repeats: int = 5) -> float:
+    """Median wall time of ``work()`` after one warm-up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return sorted(times)[repeats // 2] * 1e3
+
+
+def bench_step() -> dict[str, float]:
+    """Milliseconds of one demo step (4 views) and of its parts."""
+    plan = stage(Settings("a red mug").toy())
+    g = seeded(0)
+    cameras, prompt = plan.cameras.sample(plan.views, g), None
+    prompt = plan.prompts(cameras)
+    x = randn((plan.views, *plan.prior.shape), g)
+    t = torch.full((plan.views,), 300)
+    images = torch.rand(plan.views, plan.resolution, plan.resolution, 3, generator=g, requires_grad=True)
+    adam = torch.optim.Adam([{"params": [p], "rate": 1e-3} for p in plan.scene.parameters().values()])
+
+    def unet():
+        with torch.no_grad():
+            plan.prior.eps(x, t, prompt.positive, prompt.null)
+
+    def encode():
+        plan.prior.encode(images).sum().backward()
+
+    def draw():
+        plan.scene.render(cameras, plan.resolution, torch.ones(3)).rgb.sum().backward()
+
+    parts = {"UNet, both conditions": unet, "VAE encode with gradient": encode, "splat forward + backward": draw,
+             "U-Lite forward + backward + Adam": lambda: plan.rule.fit(x, x)}
+    cost = {name: milliseconds(work) for name, work in parts.items()}
+    cost["whole step"] = milliseconds(lambda: advance(plan, adam, 0))
+    return cost
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--json", type=Path, help="also write the figures to this file")
+    path = arguments.parse_args().json
+    cost = bench_step()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n\npart of a demo step (4 views, 64 px)      ms   share")
+    for name, ms in cost.items():
+        print(f"{name:36s} {ms:8.1f} {ms / cost['whole step']:7.0%}")
+    splat = bench_splat()
+    print()
+    for name, value in splat.items():
+        print(f"{name:56s} {value:10.2f}")
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"date": str(date.today()), "torch": torch.__version__, "processor": platform.machine(),
+                                    "threads": torch.get_num_threads(), "step_ms": cost, "splat": splat}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

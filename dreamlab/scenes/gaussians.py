@@ -1,0 +1,76 @@
+"""3D Gaussians as a scene (arXiv 2308.04079), in gsplat's names."""
+import os
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dreamlab.cameras import Cameras
+from dreamlab.render.splat import splat
+from dreamlab.types import Render
+
+
+class Gaussians:
+    """N Gaussians, stored as what an optimiser can move freely: log scales, and logits of opacity and colour.
+
+    ``raw`` holds the leaves ``means`` (N, 3) world units, ``quats`` (N, 4) wxyz, ``scales`` (N, 3) log, ``opacities`` (N,)
+    logit, ``colors`` (N, 3) logit; the properties of the same names give the activated values. Colour does not depend on
+    the direction.
+    """
+
+    def __init__(self, means: Float[Tensor, "n 3"], quats: Float[Tensor, "n 4"], scales: Float[Tensor, "n 3"],
+                 opacities: Float[Tensor, "n"], colors: Float[Tensor, "n 3"]):
+        """Activated values: ``scales`` > 0, ``opacities`` and ``colors`` in (0, 1)."""
+        logit = lambda x: torch.logit(x.clamp(0.01, 0.99))  # noqa: E731
+        raw = {"means": means, "quats": quats, "scales": scales.clamp_min(1e-6).log(), "opacities": logit(opacities),
+               "colors": logit(colors)}
+        self.raw = {name: value.detach().clone().requires_grad_() for name, value in raw.items()}
+
+    @classmethod
+    def from_points(cls, points: Float[Tensor, "n 3"], colors: Float[Tensor, "n 3"], opacity: float = 0.1) -> "Gaussians":
+        """A ball at every point, as wide as the root mean square distance to its three nearest neighbours."""
+        if len(points) < 4:
+            raise ValueError(f"from_points needs at least 4 points to find three neighbours, got {len(points)}")
+        if not 0 < opacity < 1:
+            raise ValueError(f"opacity must lie in (0, 1), got {opacity:g}")
+        near = torch.cat([torch.cdist(chunk, points).topk(4, largest=False).values[:, 1:] for chunk in points.split(2048)])
+        scale = near.square().mean(-1).sqrt().clamp_min(1e-4)
+        quats = torch.tensor([1.0, 0, 0, 0]).repeat(len(points), 1).to(points)
+        return cls(points, quats, scale[:, None].repeat(1, 3), torch.full_like(scale, opacity), colors)
+
+    @classmethod
+    def ball(cls, n: int, radius: float = 0.6, opacity: float = 0.3, *, generator: torch.Generator) -> "Gaussians":
+        """n grey Gaussians spread evenly through a ball: a start that knows nothing of the prompt."""
+        direction = torch.nn.functional.normalize(torch.randn(n, 3, generator=generator), dim=-1)
+        points = radius * direction * torch.rand(n, 1, generator=generator) ** (1 / 3)
+        return cls.from_points(points, torch.full((n, 3), 0.5), opacity)
+
+    means = property(lambda self: self.raw["means"])
+    quats = property(lambda self: self.raw["quats"])
+    scales = property(lambda self: self.raw["scales"].exp())
+    opacities = property(lambda self: self.raw["opacities"].sigmoid())
+    colors = property(lambda self: self.raw["colors"].sigmoid())
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The leaves by group name."""
+        return dict(self.raw)
+
+    def render(self, cameras: Cameras, resolution: int, background: Tensor) -> Render:
+        """Square images of ``resolution`` pixels over ``background`` (3,) or (B, 3)."""
+        return splat(self.means, self.quats, self.scales, self.opacities, self.colors, cameras, resolution, background)
+
+    def save(self, path: Path) -> None:
+        """The leaves as safetensors, written aside and renamed."""
+        save_file({name: value.detach().contiguous() for name, value in self.raw.items()}, f"{path}.part")
+        os.replace(f"{path}.part", path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Gaussians":
+        scene = cls.__new__(cls)
+        scene.raw = {name: value.requires_grad_() for name, value in load_file(path).items()}
+        return scene
