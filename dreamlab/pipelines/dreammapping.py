@@ -30,6 +30,7 @@ class Settings:
     view_words: bool = True  # name the view in the prompt
     points: int = 50_000  # paper, section 4.1: Shap-E's points, upsampled
     opacity: float = 0.1  # paper, section 4.1
+    spread: float = 1.0  # width of a new Gaussian in distances to its neighbours
     steps: int = 5000  # paper, section 4.1
     views: int = 4  # paper, section 4.1: the batch
     resolution: int = 512  # paper, section 4.1
@@ -53,7 +54,7 @@ def start(settings: Settings) -> Gaussians:
     if settings.ball:
         return Gaussians.ball(settings.points, generator=generator)
     points, colours = PointsPrior.load()(settings.prompt, settings.points, generator)
-    return Gaussians.from_points(points, colours, settings.opacity)
+    return Gaussians.from_points(points, colours, settings.opacity, settings.spread)
 
 
 def sparse(render: Render) -> torch.Tensor:

@@ -29,14 +29,26 @@ class Gaussians:
         self.raw = {name: value.detach().clone().requires_grad_() for name, value in raw.items()}
 
     @classmethod
-    def from_points(cls, points: Float[Tensor, "n 3"], colors: Float[Tensor, "n 3"], opacity: float = 0.1) -> "Gaussians":
-        """A ball at every point, as wide as the root mean square distance to its three nearest neighbours."""
+    def from_raw(cls, raw: dict[str, Tensor]) -> "Gaussians":
+        """Gaussians of given leaves, bit for bit: what ``parameters`` gives and a file holds."""
+        n = len(raw["means"]) if "means" in raw else 0
+        shapes = {"means": (n, 3), "quats": (n, 4), "scales": (n, 3), "opacities": (n,), "colors": (n, 3)}
+        if (got := {name: tuple(value.shape) for name, value in raw.items()}) != shapes:
+            raise ValueError(f"Gaussians are made of {shapes}, got {got}")
+        scene = cls.__new__(cls)
+        scene.raw = {name: raw[name].detach().clone().requires_grad_() for name in shapes}
+        return scene
+
+    @classmethod
+    def from_points(cls, points: Float[Tensor, "n 3"], colors: Float[Tensor, "n 3"], opacity: float = 0.1,
+                    spread: float = 1.0) -> "Gaussians":
+        """A ball at every point, ``spread`` times as wide as the root mean square distance to its three nearest neighbours."""
         if len(points) < 4:
             raise ValueError(f"from_points needs at least 4 points to find three neighbours, got {len(points)}")
         if not 0 < opacity < 1:
             raise ValueError(f"opacity must lie in (0, 1), got {opacity:g}")
-        near = torch.cat([torch.cdist(chunk, points).topk(4, largest=False).values[:, 1:] for chunk in points.split(2048)])
-        scale = near.square().mean(-1).sqrt().clamp_min(1e-4)
+        near = torch.cat([torch.cdist(chunk, points).topk(4, largest=False).values[:, 1:] for chunk in points.split(512)])
+        scale = spread * near.square().mean(-1).sqrt().clamp_min(1e-4)
         quats = torch.tensor([1.0, 0, 0, 0]).repeat(len(points), 1).to(points)
         return cls(points, quats, scale[:, None].repeat(1, 3), torch.full_like(scale, opacity), colors)
 
@@ -64,13 +76,19 @@ class Gaussians:
         """Square images of ``resolution`` pixels over ``background`` (3,) or (B, 3)."""
         return splat(self.means, self.quats, self.scales, self.opacities, self.colors, cameras, resolution, background)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """The leaves, detached."""
+        return {name: value.detach() for name, value in self.raw.items()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over leaves; their number may differ. An optimiser of the old ones must be made anew."""
+        self.raw = Gaussians.from_raw(state).raw
+
     def save(self, path: Path) -> None:
         """The leaves as safetensors, written aside and renamed."""
-        save_file({name: value.detach().contiguous() for name, value in self.raw.items()}, f"{path}.part")
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, f"{path}.part")
         os.replace(f"{path}.part", path)
 
     @classmethod
     def load(cls, path: Path) -> "Gaussians":
-        scene = cls.__new__(cls)
-        scene.raw = {name: value.requires_grad_() for name, value in load_file(path).items()}
-        return scene
+        return cls.from_raw(load_file(path))
