@@ -16,7 +16,6 @@ from dreamlab.scenes.gaussians import Gaussians
 from dreamlab.schedules import Annealed, Cosine
 from dreamlab.stage import Stage
 from dreamlab.toybox.dataset import backgrounds
-from dreamlab.types import Render
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Settings:
 
     def toy(self, **changes) -> "Settings":
         """The same run for the toybox on two CPU cores; ``changes`` are fields to set besides."""
-        small = dict(prior="toybox", points=1500, opacity=0.3, steps=150, resolution=64, guidance=5.0, t_max=(600, 250), t_until=0.8)
+        small = dict(prior="toybox", points=2000, opacity=0.5, spread=0.6, steps=150, resolution=64, guidance=5.0, t_max=(600, 250), t_until=0.8)
         return replace(self, **(small | changes))
 
 
@@ -57,11 +56,6 @@ def start(settings: Settings) -> Gaussians:
     return Gaussians.from_points(points, colours, settings.opacity, settings.spread)
 
 
-def sparse(render: Render) -> torch.Tensor:
-    """Pull half-covered pixels towards empty, so that no haze is left around the object."""
-    return 0.05 * (render.alpha**2 + 0.01).sqrt().mean()
-
-
 def stage(settings: Settings) -> Stage:
     """The one stage of the pipeline, ready to :func:`dreamlab.stage.run`."""
     prior = DiffusionPrior.load(settings.prior)
@@ -69,5 +63,5 @@ def stage(settings: Settings) -> Stage:
     rule = VDM.for_shape(prior.shape, guidance=settings.guidance, lr=settings.operator_rate)
     return Stage(
         scene=start(settings), prior=prior, rule=rule, prompts=ViewPrompts(prior, settings.prompt, views=settings.view_words),
-        timesteps=Annealed(*settings.t_max, until=settings.t_until), rates=RATES, decay=Cosine(), regularise=sparse,
+        timesteps=Annealed(*settings.t_max, until=settings.t_until), rates=RATES, decay=Cosine(),
         background=backgrounds, steps=settings.steps, views=settings.views, resolution=settings.resolution, seed=settings.seed)

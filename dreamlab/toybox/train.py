@@ -157,7 +157,7 @@ def save_pipeline(out: Path, unet, text, tokenizer, vae, scheduler) -> Path:
     return out / "pipeline"
 
 
-def train_points(out: Path, views: Views | None = None, steps: int = 4000, batch: int = 8, seed: int = 3) -> Path:
+def train_points(out: Path, views: Views | None = None, steps: int = 3000, batch: int = 8, seed: int = 3) -> Path:
     """The coarse points prior: for every cell of a 16^3 grid, the share that is shell (up to 0.1 deep) and its mean colour.
 
     Held-out pairs are left out here too. Loss: binary cross-entropy on the share, and on the colour weighted by the share.
