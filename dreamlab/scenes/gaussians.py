@@ -15,9 +15,9 @@ from dreamlab.types import Render
 class Gaussians:
     """N Gaussians, stored as what an optimiser can move freely: log scales, and logits of opacity and colour.
 
-    ``raw`` holds the leaves ``means`` (N, 3) world units, ``quats`` (N, 4) wxyz, ``scales`` (N, 3) log, ``opacities`` (N,)
-    logit, ``colors`` (N, 3) logit; the properties of the same names give the activated values. Colour does not depend on
-    the direction.
+    ``raw`` holds the leaves ``means`` (N, 3) world units, ``quats`` (N, 4) wxyz, ``scales`` (N, 3) log, ``opacities``
+    (N,) logit, ``colors`` (N, 3) logit; the properties of the same names give the activated values. Colour does not
+    depend on the direction.
     """
 
     def __init__(self, means: Float[Tensor, "n 3"], quats: Float[Tensor, "n 4"], scales: Float[Tensor, "n 3"],
@@ -42,13 +42,13 @@ class Gaussians:
     @classmethod
     def from_points(cls, points: Float[Tensor, "n 3"], colors: Float[Tensor, "n 3"], opacity: float = 0.1,
                     spread: float = 1.0) -> "Gaussians":
-        """A ball at every point, ``spread`` times as wide as the root mean square distance to its three nearest neighbours."""
+        """A ball at every point, ``spread`` times as wide as the rms distance to its three nearest neighbours."""
         if len(points) < 4:
             raise ValueError(f"from_points needs at least 4 points to find three neighbours, got {len(points)}")
         if not 0 < opacity < 1:
             raise ValueError(f"opacity must lie in (0, 1), got {opacity:g}")
-        near = torch.cat([torch.cdist(chunk, points).topk(4, largest=False).values[:, 1:] for chunk in points.split(512)])
-        scale = spread * near.square().mean(-1).sqrt().clamp_min(1e-4)
+        near = [torch.cdist(some, points).topk(4, largest=False).values[:, 1:] for some in points.split(512)]
+        scale = spread * torch.cat(near).square().mean(-1).sqrt().clamp_min(1e-4)
         quats = torch.tensor([1.0, 0, 0, 0]).repeat(len(points), 1).to(points)
         return cls(points, quats, scale[:, None].repeat(1, 3), torch.full_like(scale, opacity), colors)
 

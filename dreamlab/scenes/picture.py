@@ -16,13 +16,13 @@ class Picture:
     """One leaf tensor: ``Picture(pixels (n, h, w, 3))``, or ``Picture(latents (n, c, h, w), decode=prior.decode)``.
 
     Pixels are stored as they are, nominally in [0, 1] but not clamped, so that d loss / d pixel is the rule's residual,
-    scaled by the prior's ``encode`` alone. A latent picture is distilled through :meth:`latent`; its render is for looking
-    at, and carries a gradient only if ``decode`` does.
+    scaled by the prior's ``encode`` alone. A latent picture is distilled through :meth:`latent`; its render is for
+    looking at, and carries a gradient only if ``decode`` does.
     """
 
     def __init__(self, x: Float[Tensor, "n _ _ _"], decode: Callable[[Tensor], Images] | None = None):
         if decode is None and x.shape[-1] != 3:
-            raise ValueError(f"pixels have the shape (n, h, w, 3), got {tuple(x.shape)}: give decode= if these are latents")
+            raise ValueError(f"pixels have the shape (n, h, w, 3), got {tuple(x.shape)}: give decode= for latents")
         self.x, self.decode = x.detach().clone().requires_grad_(), decode
 
     @classmethod
@@ -34,12 +34,13 @@ class Picture:
         return {"latents" if self.decode else "pixels": self.x}
 
     def latent(self) -> Float[Tensor, "n c h w"]:
-        """The leaf itself, ready for a rule. ValueError for a picture of pixels, whose latent is ``prior.encode(rgb)``."""
+        """The leaf itself, ready for a rule. ValueError for a picture of pixels: ``encode`` its rgb."""
         if self.decode is None:
             raise ValueError("this picture is stored as pixels: use prior.encode(picture.render().rgb)")
         return self.x
 
-    def render(self, cameras: Cameras | None = None, resolution: int | None = None, background: Tensor | None = None) -> Render:
+    def render(self, cameras: Cameras | None = None, resolution: int | None = None,
+               background: Tensor | None = None) -> Render:
         """The picture, opaque, as every camera sees it; a single one is repeated for each. The background never shows.
 
         ValueError if ``resolution`` is not the picture's own, or if n > 1 pictures meet another number of cameras.
