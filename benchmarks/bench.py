@@ -58,7 +58,8 @@ def main():
     arguments.add_argument("--json", type=Path, help="also write the figures to this file")
     path = arguments.parse_args().json
     cost = bench_step()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n\npart of a demo step (4 views, 64 px)      ms   share")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
+    print("part of a demo step (4 views, 64 px)      ms   share")
     for name, ms in cost.items():
         print(f"{name:36s} {ms:8.1f} {ms / cost['whole step']:7.0%}")
     splat = bench_splat()

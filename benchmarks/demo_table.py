@@ -25,7 +25,8 @@ STARTS = {"demo": {}, "control, 0 steps": {"steps": 0}, "ball": {"ball": True, "
 
 def prompts(seeds: int = 3) -> list[tuple[str, int]]:
     """(prompt, seed): every kind in ``seeds`` colours."""
-    return [(caption(kind, COLOUR_NAMES[(3 * i + 1 + seed) % 8]), seed) for seed in range(seeds) for i, kind in enumerate(KIND_NAMES)]
+    return [(caption(kind, COLOUR_NAMES[(3 * i + 1 + seed) % 8]), seed)
+            for seed in range(seeds) for i, kind in enumerate(KIND_NAMES)]
 
 
 def one(prompt: str, seed: int, changes: dict) -> dict:
@@ -36,7 +37,8 @@ def one(prompt: str, seed: int, changes: dict) -> dict:
     seconds = time.perf_counter() - start
     scene = plan.scene
     found = truth(scene.render, *parse(prompt), scene.means[scene.opacities > 0.3].detach())
-    return {"prompt": prompt, "seed": seed, "held_out": parse(prompt) in HELD_OUT, "seconds": round(seconds, 1), **found.asdict()}
+    held_out = parse(prompt) in HELD_OUT
+    return {"prompt": prompt, "seed": seed, "held_out": held_out, "seconds": round(seconds, 1), **found.asdict()}
 
 
 def summary(rows: list[dict]) -> str:
@@ -44,9 +46,10 @@ def summary(rows: list[dict]) -> str:
         return "| - " * 9 + "|"
     def mean(key):
         return sum(r[key] for r in rows) / len(rows)
+    single = sum(r["fronts"] == 1 for r in rows) / len(rows)
     fronts = "/".join(str(sum(min(r["fronts"], 3) == n for r in rows)) for n in range(4))
     return (f"| {len(rows)} | {mean('iou'):.3f} | {mean('psnr'):.1f} | {mean('chamfer'):.3f} | {mean('kind_right'):.0%} | "
-            f"{mean('colour_right'):.0%} | {mean('view_ratio'):.2f} | {sum(r['fronts'] == 1 for r in rows) / len(rows):.0%} ({fronts}) | "
+            f"{mean('colour_right'):.0%} | {mean('view_ratio'):.2f} | {single:.0%} ({fronts}) | "
             f"{mean('seconds'):.0f} |")
 
 
@@ -68,9 +71,11 @@ def main():
                 write(args.out, tables)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     for row in tables["demo"]:
-        print(f"{row['prompt']:20s} seed {row['seed']}  IoU {row['iou']:.3f}  PSNR {row['psnr']:.1f}  views {row['view_ratio']:.2f}  "
-              f"fronts {row['fronts']}  {row['kind']} {row['colour']}{'  (held out)' if row['held_out'] else ''}")
-    print("\n| start | runs | IoU | PSNR | Chamfer | kind | colour | view ratio | front count 1 (0/1/2/3+) | s |\n" + "|---" * 10 + "|")
+        print(f"{row['prompt']:20s} seed {row['seed']}  IoU {row['iou']:.3f}  PSNR {row['psnr']:.1f}  "
+              f"views {row['view_ratio']:.2f}  fronts {row['fronts']}  "
+              f"{row['kind']} {row['colour']}{'  (held out)' if row['held_out'] else ''}")
+    print("\n| start | runs | IoU | PSNR | Chamfer | kind | colour | view ratio | front count 1 (0/1/2/3+) | s |")
+    print("|---" * 10 + "|")
     for name, rows in tables.items():
         print(f"| {name} {summary(rows)}")
 

@@ -68,7 +68,8 @@ def main():
                     total[i : i + 32] += (e - eps[i : i + 32]).square().mean((1, 2, 3))
             errors.append(total)
     named = torch.stack(errors).argmin(0)
-    result["views of view-free prompts"] = {v: (named == i).float().mean().item() for i, v in enumerate(("front", "side", "back"))}
+    result["views of view-free prompts"] = {
+        v: (named == i).float().mean().item() for i, v in enumerate(("front", "side", "back"))}
 
     views = Views.make(16, (1 / 3, 1 / 3, 1 / 3), seed=99)
     held_colour = dict(HELD_OUT)

@@ -7,11 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from dreamlab.metrics.truth import iou, psnr
+from dreamlab.noise import Schedule
 from dreamlab.priors.base import guide
 from dreamlab.priors.mixture import GaussianMixturePrior
 from dreamlab.prompts import Prompt
 from dreamlab.rules.base import distill
 from dreamlab.rules.sds import SDS
+from dreamlab.schedules import dca_lambda
 
 ANY = torch.tensor([-1])  # the condition of a mixture prior that leaves the label free
 
@@ -103,3 +106,73 @@ def check_sds(answer: Callable) -> str:
     }
     return judge(gradient(lambda leaf: answer(prior, leaf, t, eps, prompt, s)), right, mistakes,
                  "a sum over <residual.detach(), x> has the residual as its gradient.").rstrip()
+
+
+def check_iou(answer: Callable) -> str:
+    """Notebook 00, exercise 1: ``silhouette_iou(a, b)`` of coverages (V, H, W) in [0, 1], mean over the views."""
+    g = torch.Generator().manual_seed(4)
+    a = torch.rand(6, 12, 12, generator=g)
+    b = (a + torch.randn(6, 12, 12, generator=g) * torch.linspace(0.05, 0.8, 6)[:, None, None]).clamp(0, 1)
+    a[:, :4] *= torch.linspace(0.2, 1, 6)[:, None, None]  # views of different sizes
+    A, B = a > 0.5, b > 0.5
+    inside, union = (A & B).sum((1, 2)), (A | B).sum((1, 2))
+    return judge(answer(a, b), iou(A, B).mean(), {
+        "this is the Dice score: the union counts the common pixels once.": (2 * inside / (inside + union)).mean(),
+        "this is the share of pixels that agree: empty pixels do not count.": (A == B).float().mean(),
+        "union and intersection are swapped.": (union / inside).mean(),
+        "the coverage is not thresholded: a pixel belongs to the silhouette where it is above 1/2.":
+            (torch.minimum(a, b).sum((1, 2)) / torch.maximum(a, b).sum((1, 2))).mean(),
+        "all views are thrown together: large silhouettes then count more. Take the IoU of each view, then the mean.":
+            inside.sum() / union.sum(),
+        "this is one number a view; the mean over the views is missing.": inside / union,
+    }, "threshold both at 1/2; per view, pixels in both over pixels in either; mean over the views.")
+
+
+def check_psnr(answer: Callable) -> str:
+    """Notebook 02, exercise 1: ``psnr(a, b)`` of pictures in [0, 1], in dB."""
+    g = torch.Generator().manual_seed(5)
+    a = torch.rand(4, 8, 8, 3, generator=g)
+    amount = torch.tensor([0.04, 0.1, 0.2, 0.4]).reshape(4, 1, 1, 1)  # a different PSNR for each picture
+    b = (a + amount * torch.randn(4, 8, 8, 3, generator=g)).clamp(0, 1)
+    right = torch.tensor(psnr(a, b))
+    return judge(answer(a, b), right, {
+        "wrong sign: a better picture has a greater PSNR.": -right,
+        "log is the natural logarithm; decibels are ten times log10.": -10 * (a - b).square().mean().log(),
+        "this takes the root of the mean squared error first, and so gives half the decibels.": right / 2,
+        "10 is missing: this is in bels.": right / 10,
+        "this is the mean of each picture's PSNR: average the squared error first, over everything.":
+            -10 * (a - b).square().mean((1, 2, 3)).log10().mean(),
+        "this is the mean of absolute errors: square them.": -10 * (a - b).abs().mean().log10(),
+    }, "-10 log10 of the mean squared error.")
+
+
+def check_correlation(answer: Callable) -> str:
+    """Notebook 02, exercise 2: ``correlation(a, b)`` of two tensors, over all their numbers."""
+    g = torch.Generator().manual_seed(6)
+    a = 0.7 + torch.randn(4, 3, 5, 5, generator=g)
+    b = 0.4 * a + 0.5 * torch.randn(4, 3, 5, 5, generator=g) - 0.9
+    x, y = a - a.mean(), b - b.mean()
+    right = torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]
+    return judge(answer(a, b), right, {
+        "this is the covariance: divide by both standard deviations.": (x * y).mean(),
+        "this divides by the variances; a correlation is the covariance over the standard deviations.":
+            (x * y).mean() / (x.square().mean() * y.square().mean()),
+        "this divides by one variance only: a regression slope, not a correlation.": (x * y).mean() / x.square().mean(),
+        "the means are not taken off: this is the cosine between the two.": (a * b).sum() / (a.norm() * b.norm()),
+        "this is the squared correlation.": right**2,
+    }, "take off the means; mean of the product, over the product of the standard deviations.")
+
+
+def check_dca(answer: Callable) -> str:
+    """Notebook 02, exercise 3: ``dca(t, abar)``, DreamMapping's lambda_t; ``t`` and ``abar`` have shape (B,)."""
+    schedule = Schedule.scaled_linear()
+    t = torch.tensor([0, 20, 150, 299, 300, 301, 302, 650, 999])
+    abar = schedule.abar(t)
+    return judge(answer(t, abar), dca_lambda(schedule, t), {
+        "the two sides are swapped: lambda is 1 where the noise is high.": torch.where(t > 300, 1 - abar, 1.0),
+        "t = 300 belongs to the lower side (Eq. 18; Algorithm 1 of the paper says otherwise).":
+            torch.where(t >= 300, 1.0, 1 - abar),
+        "this is abar: lambda rises with t, as 1 - abar does.": torch.where(t > 300, 1.0, abar),
+        "this is sigma; lambda is its square, 1 - abar.": torch.where(t > 300, 1.0, (1 - abar).sqrt()),
+        "there is no cut-off: above t = 300 lambda is 1.": 1 - abar,
+    }, "torch.where(t > 300, one value, another).")

@@ -50,9 +50,10 @@ def results(scene: Gaussians, kind: str, colour: str, folder: Path) -> None:
     measured = truth(scene.render, kind, colour, scene.means.detach())
     write(folder / "metrics.json", asdict(measured))
     print(f"\n{measured}")
-    for file, what in (("turntable.gif", "36 views, 256 px"), ("contact_sheet.png", "8 azimuths over the ground truth"),
-                       ("gaussians.ply", f"{len(scene.means)} Gaussians, for any 3DGS viewer"), ("metrics.json", "against the truth"),
-                       ("settings.json", "what was run")):
+    files = {"turntable.gif": "36 views, 256 px", "contact_sheet.png": "8 azimuths over the ground truth",
+             "gaussians.ply": f"{len(scene.means)} Gaussians, for any 3DGS viewer", "metrics.json": "against the truth",
+             "settings.json": "what was run"}
+    for file, what in files.items():
         print(f"  {folder / file}  ({what})")
 
 

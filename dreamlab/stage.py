@@ -56,7 +56,7 @@ class Stage:
 
 @dataclass
 class Step:
-    """What a notebook wants to plot of one step. ``loss`` is the mean square of the residual, since the surrogate's value means nothing."""
+    """What a notebook wants to plot of one step. ``loss``: mean square of the residual; the surrogate's means nothing."""
 
     step: int
     t: Tensor
@@ -75,8 +75,8 @@ def run(stage: Stage, checkpoint: Path | None = None, every: int = 25, progress:
     ``FloatingPointError`` if a gradient is not finite, with the last good state in the scene.
     """
     parameters = stage.scene.parameters()
-    optimiser = torch.optim.Adam([{"params": [parameters[name]], "lr": rate, "rate": rate} for name, rate in stage.rates.items()],
-                                 betas=stage.betas, eps=1e-15)
+    groups = [{"params": [parameters[name]], "lr": rate, "rate": rate} for name, rate in stage.rates.items()]
+    optimiser = torch.optim.Adam(groups, betas=stage.betas, eps=1e-15)
     done = load(stage, optimiser, checkpoint, tag) if checkpoint and Path(checkpoint).exists() else 0
     saved = done
     bar = tqdm(range(done, stage.steps), initial=done, total=stage.steps, disable=not progress, desc="distilling")
@@ -113,8 +113,8 @@ def advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:
     gradients = [p.grad for group in optimiser.param_groups for p in group["params"]]
     norm = torch.stack([g.norm() for g in gradients]).norm().item()
     if not norm < float("inf"):
-        raise FloatingPointError(f"the gradient of step {step} is not finite (norm {norm}); the scene still holds step {step - 1}: "
-                                 "lower the rates or the guidance")
+        raise FloatingPointError(f"the gradient of step {step} is not finite (norm {norm}); the scene still holds step "
+                                 f"{step - 1}: lower the rates or the guidance")
     optimiser.step()
     return Step(step, t, cameras, render, residual, residual.value.square().mean().item(), norm)
 

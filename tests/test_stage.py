@@ -28,10 +28,10 @@ def make(rule=None, steps=6, seed=0):
     g = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     prior = Grey()
+    rates = dict.fromkeys(("means", "quats", "scales", "opacities", "colors"), 1e-2)
     return Stage(Gaussians.ball(60, generator=g), prior, rule or VDM.for_shape(prior.shape, guidance=2.0),
-                 prompts=lambda cameras: Prompt(torch.ones(1, 1), torch.zeros(1, 1)), timesteps=Annealed(), decay=Cosine(warmup=2),
-                 rates=dict.fromkeys(("means", "quats", "scales", "opacities", "colors"), 1e-2), cameras=Orbit(), steps=steps, views=2,
-                 resolution=16, seed=seed)
+                 prompts=lambda cameras: Prompt(torch.ones(1, 1), torch.zeros(1, 1)), timesteps=Annealed(), rates=rates,
+                 decay=Cosine(warmup=2), cameras=Orbit(), steps=steps, views=2, resolution=16, seed=seed)
 
 
 def state(stage):

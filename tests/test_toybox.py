@@ -148,8 +148,8 @@ def test_held_out_pairs_never_appear_in_training(tmp_path):
     pairs = {(KIND_NAMES[views.kind[i]], COLOUR_NAMES[c]) for i, c in zip(index.tolist(), colour.tolist(), strict=True)}
     assert not pairs & HELD_OUT and len(pairs) == 56 == TRAIN_COLOURS.numel()
     assert pictures.shape == (4000, 3, 8, 8) and pictures.abs().max() <= 1
-    assert all(k in text and c in text for text, (k, c) in zip(texts, [
-        (KIND_NAMES[views.kind[i]], COLOUR_NAMES[c]) for i, c in zip(index.tolist(), colour.tolist(), strict=True)], strict=True))
+    for text, i, c in zip(texts, index.tolist(), colour.tolist(), strict=True):
+        assert KIND_NAMES[views.kind[i]] in text and COLOUR_NAMES[c] in text
     again = Views.make(2, resolution=8, cache=tmp_path / "views.safetensors")
     assert torch.equal(again.layers, views.layers)
     assert torch.equal(Views.make(2, resolution=8).layers, views.layers)  # same seed, same world

@@ -35,8 +35,9 @@ def parse(prompt: str) -> tuple[str, str]:
     for what, known in (("kind", KINDS), ("colour", COLOURS)):
         named = sorted({w for w in words if w in known})
         if len(named) != 1:
-            raise ValueError(f"the prompt {prompt!r} names {'no' if not named else ' and '.join(named) + ' as'} {what} of the toybox; "
-                             f"use one kind of: {', '.join(KINDS)}; and one colour of: {', '.join(COLOURS)}")
+            said = f"{' and '.join(named)} as" if named else "no"
+            raise ValueError(f"the prompt {prompt!r} names {said} {what} of the toybox; use one kind of: "
+                             f"{', '.join(KINDS)}; and one colour of: {', '.join(COLOURS)}")
         found += named
     return found[0], found[1]
 

@@ -33,7 +33,8 @@ class Paint:
 
 MAIN, SHADE = Paint(main=1.0), Paint(main=0.55)
 BLACK, GREY, WHITE = Paint((0.05, 0.05, 0.06)), Paint((0.42, 0.43, 0.46)), Paint((0.95, 0.95, 0.95))
-CREAM, BEAK, WOOD, ROOF = Paint((0.96, 0.89, 0.74)), Paint((1.0, 0.55, 0.08)), Paint((0.40, 0.24, 0.12)), Paint((0.33, 0.18, 0.14))
+CREAM, BEAK = Paint((0.96, 0.89, 0.74)), Paint((1.0, 0.55, 0.08))
+WOOD, ROOF = Paint((0.40, 0.24, 0.12)), Paint((0.33, 0.18, 0.14))
 GLASS, LAMP, TAIL_LAMP = Paint((0.62, 0.82, 0.95)), Paint((1.0, 0.96, 0.70)), Paint((0.75, 0.04, 0.04))
 
 Part = tuple[Float[Tensor, "n"], Paint]
@@ -130,9 +131,11 @@ def robot(p: Points) -> list[Part]:
 
 def bear(p: Points) -> list[Part]:
     return [(ellipsoid(p, (0, 0, -0.32), (0.33, 0.37, 0.36)), MAIN), (ball(p, (0.03, 0, 0.25), 0.35), MAIN),
-            (pair(ball, p, (-0.02, 0.27, 0.54), 0.14), MAIN), (pair(capsule, p, (0.05, 0.34, -0.12), (0.26, 0.44, -0.26), 0.10), MAIN),
+            (pair(ball, p, (-0.02, 0.27, 0.54), 0.14), MAIN),
+            (pair(capsule, p, (0.05, 0.34, -0.12), (0.26, 0.44, -0.26), 0.10), MAIN),
             (pair(capsule, p, (0.15, 0.22, -0.60), (0.36, 0.25, -0.58), 0.12), MAIN),
-            (ellipsoid(p, (0.19, 0, -0.30), (0.17, 0.23, 0.24)), CREAM), (ellipsoid(p, (0.33, 0, 0.16), (0.14, 0.18, 0.13)), CREAM),
+            (ellipsoid(p, (0.19, 0, -0.30), (0.17, 0.23, 0.24)), CREAM),
+            (ellipsoid(p, (0.33, 0, 0.16), (0.14, 0.18, 0.13)), CREAM),
             (ball(p, (0.46, 0, 0.23), 0.075), BLACK), (pair(ball, p, (0.31, 0.15, 0.37), 0.075), BLACK),
             (ball(p, (-0.36, 0, -0.45), 0.12), CREAM)]
 
@@ -147,9 +150,12 @@ def house(p: Points) -> list[Part]:
 
 
 def owl(p: Points) -> list[Part]:
-    return [(ellipsoid(p, (0, 0, -0.06), (0.37, 0.42, 0.57)), MAIN), (pair(capsule, p, (0, 0.22, 0.40), (-0.02, 0.31, 0.62), 0.075), MAIN),
-            (pair(ellipsoid, p, (0.27, 0.17, 0.20), (0.11, 0.155, 0.155)), WHITE), (pair(ball, p, (0.36, 0.16, 0.20), 0.075), BLACK),
-            (ellipsoid(p, (0.39, 0, 0.07), (0.11, 0.07, 0.10)), BEAK), (ellipsoid(p, (0.20, 0, -0.28), (0.21, 0.26, 0.25)), CREAM),
+    return [(ellipsoid(p, (0, 0, -0.06), (0.37, 0.42, 0.57)), MAIN),
+            (pair(capsule, p, (0, 0.22, 0.40), (-0.02, 0.31, 0.62), 0.075), MAIN),
+            (pair(ellipsoid, p, (0.27, 0.17, 0.20), (0.11, 0.155, 0.155)), WHITE),
+            (pair(ball, p, (0.36, 0.16, 0.20), 0.075), BLACK),
+            (ellipsoid(p, (0.39, 0, 0.07), (0.11, 0.07, 0.10)), BEAK),
+            (ellipsoid(p, (0.20, 0, -0.28), (0.21, 0.26, 0.25)), CREAM),
             (pair(ellipsoid, p, (-0.05, 0.39, -0.12), (0.24, 0.10, 0.34)), SHADE),
             (pair(ball, p, (0.17, 0.15, -0.61), 0.10), BEAK), (ellipsoid(p, (-0.33, 0, -0.42), (0.16, 0.17, 0.22)), SHADE)]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dreamlab.noise import seeded
-from dreamlab.priors.points import EXTENT, GRID, PointField, cell_centres
+from dreamlab.priors.points import GRID, PointField, cell_centres
 from dreamlab.toybox.captions import TOKENS, save_tokenizer
 from dreamlab.toybox.dataset import COLOUR_NAMES, KIND_NAMES, TRAIN_COLOURS, Views
 from dreamlab.toybox.objects import COLOURS, Toy
