@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
 
             train.main(args.name, args.out, **steps)
         else:
-            from dreamlab.pipelines.dreammapping import Settings, dream
+            from dreamlab.demo import dream
+            from dreamlab.pipelines.dreammapping import Settings
 
             settings = Settings(args.prompt, seed=args.seed, ball=args.ball).toy(**steps)
             dream(settings, args.out)
