@@ -13,7 +13,8 @@ from dreamlab.scenes.gaussians import Gaussians
 def scene():
     g = seeded(0)
     return Gaussians(torch.randn(37, 3, generator=g), torch.randn(37, 4, generator=g),
-                     0.01 + torch.rand(37, 3, generator=g), 0.05 + 0.9 * torch.rand(37, generator=g), 0.05 + 0.9 * torch.rand(37, 3, generator=g))
+                     0.01 + torch.rand(37, 3, generator=g), 0.05 + 0.9 * torch.rand(37, generator=g),
+                     0.05 + 0.9 * torch.rand(37, 3, generator=g))
 
 
 def read(path) -> dict[str, np.ndarray]:

@@ -14,7 +14,8 @@ GROUPS = ["means", "quats", "scales", "opacities", "colors"]
 def scene(n=50):
     g = seeded(0)
     return Gaussians(torch.randn(n, 3, generator=g) / 3, torch.randn(n, 4, generator=g),
-                     0.05 + 0.1 * torch.rand(n, 3, generator=g), 0.1 + 0.8 * torch.rand(n, generator=g), 0.1 + 0.8 * torch.rand(n, 3, generator=g))
+                     0.05 + 0.1 * torch.rand(n, 3, generator=g), 0.1 + 0.8 * torch.rand(n, generator=g),
+                     0.1 + 0.8 * torch.rand(n, 3, generator=g))
 
 
 def test_parameters_are_named_leaves_that_the_render_reaches():
