@@ -25,18 +25,26 @@ def dream(settings: Settings, out: Path = Path("runs")) -> Path:
     was stopped; with other settings in the same folder the call is refused.
     """
     kind, colour = parse(settings.prompt)
+    plan = stage(settings)
     name = "-".join(settings.prompt.lower().replace(",", " ").split()) + ("-ball" if settings.ball else "")
     folder = Path(out) / f"{name}-seed{settings.seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "settings.json", asdict(settings))
-    plan = stage(settings)
+    steps = run(plan, folder / "checkpoint.safetensors", tag=settings_tag(asdict(settings)))
     try:
-        for _ in run(plan, folder / "checkpoint.safetensors", tag=settings_tag(asdict(settings))):
+        for _ in steps:
             pass
-    finally:
-        export.save_ply(plan.scene, folder / "gaussians.ply")
+    except KeyboardInterrupt:
+        steps.close()  # saves the checkpoint
+        keep(plan.scene, settings, folder)
+        raise
+    keep(plan.scene, settings, folder)
     results(plan.scene, kind, colour, folder)
     return folder
+
+
+def keep(scene: Gaussians, settings: Settings, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / "settings.json", asdict(settings))
+    export.save_ply(scene, folder / "gaussians.ply")
 
 
 def results(scene: Gaussians, kind: str, colour: str, folder: Path) -> None:
@@ -47,9 +55,10 @@ def results(scene: Gaussians, kind: str, colour: str, folder: Path) -> None:
         export.save_turntable(frames, folder / "turntable.gif")
         rows = [scene.render(ring(8), 128, white).rgb, render_truth(Toy(kind), colour, ring(8), 128).rgb]
     export.contact_sheet(rows, ["this run", "ground truth"]).save(folder / "contact_sheet.png")
-    measured = truth(scene.render, kind, colour, scene.means.detach())
-    write(folder / "metrics.json", asdict(measured))
-    print(f"\n{measured}")
+    m = truth(scene.render, kind, colour, scene.means[scene.opacities > 0.3].detach())
+    write(folder / "metrics.json", m.asdict())
+    print(f"\nIt reads as a {m.colour} {m.kind} with {m.fronts} front{'s' * (m.fronts != 1)}. Against the truth: IoU {m.iou:.2f}, "
+          f"PSNR {m.psnr:.1f} dB, view ratio {m.view_ratio:.2f}.")
     files = {"turntable.gif": "36 views, 256 px", "contact_sheet.png": "8 azimuths over the ground truth",
              "gaussians.ply": f"{len(scene.means)} Gaussians, for any 3DGS viewer", "metrics.json": "against the truth",
              "settings.json": "what was run"}

@@ -41,7 +41,7 @@ class Settings:
     def toy(self, **changes) -> "Settings":
         """The same run for the toybox on two CPU cores; ``changes`` are fields to set besides."""
         small = dict(prior="toybox", points=2000, opacity=0.5, spread=0.6, steps=150, resolution=64, guidance=5.0,
-                     t_max=(600, 250), t_until=0.8)
+                     t_max=(500, 150), t_until=0.8)
         return replace(self, **(small | changes))
 
 
