@@ -1,7 +1,8 @@
 """The demo's quality: 8 kinds x 3 seeds against the truth, beside the same runs at 0 steps, and from a ball.
 
 ``python -m benchmarks.demo_table`` skips runs whose row is already there, so it can be stopped and started; it prints the
-tables and writes ``benchmarks/results/demo_table.json``. Seed 0 of each kind is its held-out colour.
+tables, writes ``benchmarks/results/demo_table.json`` and keeps the Gaussians under ``runs/demo_table``. Seed 0 of each kind is
+its held-out colour.
 """
 import argparse
 import json
@@ -12,6 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from dreamlab.demo import write
+from dreamlab.export import save_ply
 from dreamlab.metrics.truth import truth
 from dreamlab.pipelines.dreammapping import Settings, stage
 from dreamlab.stage import run
@@ -29,13 +31,15 @@ def prompts(seeds: int = 3) -> list[tuple[str, int]]:
             for seed in range(seeds) for i, kind in enumerate(KIND_NAMES)]
 
 
-def one(prompt: str, seed: int, changes: dict) -> dict:
+def one(prompt: str, seed: int, changes: dict, ply: Path) -> dict:
     start = time.perf_counter()
     plan = stage(Settings(prompt, seed=seed).toy(**changes))
     for _ in run(plan, progress=False):
         pass
     seconds = time.perf_counter() - start
     scene = plan.scene
+    ply.parent.mkdir(parents=True, exist_ok=True)
+    save_ply(scene, ply)
     found = truth(scene.render, *parse(prompt), scene.means[scene.opacities > 0.3].detach())
     held_out = parse(prompt) in HELD_OUT
     return {"prompt": prompt, "seed": seed, "held_out": held_out, "seconds": round(seconds, 1), **found.asdict()}
@@ -67,7 +71,8 @@ def main():
             continue
         for prompt, seed in tqdm(prompts(args.seeds), desc=name):
             if not any((r["prompt"], r["seed"]) == (prompt, seed) for r in rows):
-                rows.append(one(prompt, seed, changes))
+                ply = Path("runs/demo_table") / name / f"{prompt.replace(' ', '-')}-seed{seed}.ply"
+                rows.append(one(prompt, seed, changes, ply))
                 write(args.out, tables)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     for row in tables["demo"]:

@@ -41,19 +41,19 @@ def main():
     held = torch.tensor([p in HELD_OUT for p in pairs] * 4)
     result = {"guidance": args.guidance, "samples": 256, "steps": 25}
 
-    kind, colour, front = judge(pictures(prior, [caption(k, c) for k, c in pairs] * 4, 0, args.guidance).movedim(-1, 1))
+    free = pictures(prior, [caption(k, c) for k, c in pairs] * 4, 0, args.guidance)
+    kind, colour, _ = judge(free.movedim(-1, 1))
     for name, right in (("kind", kind.argmax(1) == kind_of), ("colour", colour.argmax(1) == colour_of)):
         result[name] = {"all": right.float().mean().item(), "held_out": right[held].float().mean().item(),
                         "trained": right[~held].float().mean().item()}
     for name, view in (("front", "front view"), ("back", "back view")):
         texts = [caption(k, c, view) for k, c in pairs] * 2
-        kind, _, front = judge(pictures(prior, texts, 1, args.guidance).movedim(-1, 1))
+        _, _, front = judge(pictures(prior, texts, 1, args.guidance).movedim(-1, 1))
         result[f"face in a {name} view"] = (front > 0).float().mean().item()
         result[f"face in a {name} view, by kind"] = {
             k: (front > 0)[kind_of[:128] == i].float().mean().item() for i, k in enumerate(KIND_NAMES)}
 
-    # Which view a prompt without view words gives: nearest of the kind's own front, side and back pictures in eps error.
-    free = pictures(prior, [caption(k, c) for k, c in pairs] * 4, 0, args.guidance)
+    # Which view a prompt without view words gave: the view phrase under which the prior itself predicts its noise best.
     x = prior.encode(free)
     errors = []
     with torch.no_grad():

@@ -57,8 +57,8 @@ def results(scene: Gaussians, kind: str, colour: str, folder: Path) -> None:
     export.contact_sheet(rows, ["this run", "ground truth"]).save(folder / "contact_sheet.png")
     m = truth(scene.render, kind, colour, scene.means[scene.opacities > 0.3].detach())
     write(folder / "metrics.json", m.asdict())
-    print(f"\nIt reads as a {m.colour} {m.kind} with {m.fronts} front{'s' * (m.fronts != 1)}. Against the truth: IoU {m.iou:.2f}, "
-          f"PSNR {m.psnr:.1f} dB, view ratio {m.view_ratio:.2f}.")
+    print(f"\nIt reads as a {m.colour} {m.kind} with {m.fronts} front{'s' * (m.fronts != 1)}. Against the truth: "
+          f"IoU {m.iou:.2f}, PSNR {m.psnr:.1f} dB, view ratio {m.view_ratio:.2f}.")
     files = {"turntable.gif": "36 views, 256 px", "contact_sheet.png": "8 azimuths over the ground truth",
              "gaussians.ply": f"{len(scene.means)} Gaussians, for any 3DGS viewer", "metrics.json": "against the truth",
              "settings.json": "what was run"}
