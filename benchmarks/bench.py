@@ -29,7 +29,7 @@ def bench_step() -> dict[str, float]:
     """Milliseconds of one demo step (4 views) and of its parts."""
     plan = stage(Settings("a red mug").toy())
     g = seeded(0)
-    cameras, prompt = plan.cameras.sample(plan.views, g), None
+    cameras = plan.cameras.sample(plan.views, g)
     prompt = plan.prompts(cameras)
     x = randn((plan.views, *plan.prior.shape), g)
     t = torch.full((plan.views,), 300)
