@@ -12,6 +12,13 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 # notebook, the student's function, its check, and wrong answers: how the solution is spoiled -> words of the verdict
 EXERCISES = [
+    ("00_welcome", "silhouette_iou", course.check_iou, {
+        ("inside / union)", "2 * inside / (inside + union))"): "Dice",
+        ("inside / union", "union / inside"): "swapped",
+        ("(a > 0.5).float(), (b > 0.5).float()", "a, b"): "not thresholded",
+        ("(1, 2)", ""): "thrown together",
+        (".mean()", ""): r"shape \(\) is wanted",
+    }),
     ("01_exact_scores", "denoised", course.check_denoised, {
         ("mean + gain", "mean - gain"): "sign",
         ("x_t - alpha * mean", "x_t - mean"): "alpha is missing from the mean",
@@ -31,6 +38,29 @@ EXERCISES = [
         (".sum()", ".mean()"): "mean over all",
         ("t, prompt, s)\n", "t, prompt, s + 1)\n"): "one too large",
         ("* x).sum()", "* x.detach()).sum()"): "does not depend on x",
+    }),
+    ("02_toybox_prior", "psnr", course.check_psnr, {
+        ("-10", "10"): "sign",
+        ("log10", "log"): "natural logarithm",
+        (".mean()", ".mean().sqrt()"): "root",
+        ("-10", "-1"): "10 is missing",
+        (".mean().log10()", ".mean((1, 2, 3)).log10().mean()"): "each picture",
+        (".square()", ".abs()"): "absolute",
+    }),
+    ("02_toybox_prior", "correlation", course.check_correlation, {
+        (" / (a.square().mean() * b.square().mean()).sqrt()", ""): "covariance",
+        (".sqrt()", ""): "variances",
+        (" * b.square().mean()).sqrt()", ")"): "slope",
+        ("a, b = a - a.mean(), b - b.mean()", "pass"): "means are not taken off",
+        ("(a * b).mean() / (a.square().mean() * b.square().mean()).sqrt()",
+         "(a * b).mean() ** 2 / (a.square().mean() * b.square().mean())"): "squared",
+    }),
+    ("02_toybox_prior", "dca", course.check_dca, {
+        ("1.0, 1 - abar", "1 - abar, 1.0"): "swapped",
+        ("t > 300", "t >= 300"): "t = 300",
+        ("1 - abar", "abar"): "this is abar",
+        ("1 - abar", "(1 - abar).sqrt()"): "sigma",
+        ("torch.where(t > 300, 1.0, 1 - abar)", "1 - abar"): "no cut-off",
     }),
 ]
 ids = [f"{notebook}-{name}" for notebook, name, *_ in EXERCISES]
