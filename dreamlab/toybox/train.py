@@ -151,6 +151,7 @@ def train_prior(out: Path, views: Views, steps: int = 7000, batch: int = 16, see
 def save_pipeline(out: Path, unet, text, tokenizer, vae, scheduler) -> Path:
     from diffusers import StableDiffusionPipeline
 
+    vae.register_to_config(_name_or_path="")
     pipe = StableDiffusionPipeline(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
                                    safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     pipe.to(device="cpu", dtype=torch.float16).save_pretrained(out / "pipeline")
