@@ -21,8 +21,7 @@ from dreamlab.toybox.captions import caption, parse
 from dreamlab.toybox.dataset import COLOUR_NAMES, KIND_NAMES
 from dreamlab.toybox.objects import HELD_OUT
 
-STARTS = {"demo": {}, "control, 0 steps": {"steps": 0}, "ball": {"ball": True, "t_max": (950, 300), "steps": 200},
-          "ball, no view words": {"ball": True, "t_max": (950, 300), "steps": 200, "view_words": False}}
+STARTS = {"demo": {}, "control, 0 steps": {"steps": 0}, "ball": {"ball": True}}
 
 
 def prompts(seeds: int = 3) -> list[tuple[str, int]]:

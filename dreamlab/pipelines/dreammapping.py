@@ -34,14 +34,15 @@ class Settings:
     views: int = 4  # paper, section 4.1: the batch
     resolution: int = 512  # paper, section 4.1
     guidance: float = 7.5  # paper's 7.5, in diffusers' convention (see rules/vdm.py)
+    weight: str = "noise_to_signal"  # w(t), a name in schedules.py; LucidDreamer, the paper's code base
     operator_rate: float = 0.01  # paper, section 4.1
     t_max: tuple[int, int] = (980, 500)  # LucidDreamer, the paper's code base: start and end of the largest t ...
     t_until: float = 0.3  # ... and by which share of the steps
 
     def toy(self, **changes) -> "Settings":
         """The same run for the toybox on two CPU cores; ``changes`` are fields to set besides."""
-        small = dict(prior="toybox", points=2000, opacity=0.5, spread=0.6, steps=150, resolution=64, guidance=5.0,
-                     t_max=(500, 150), t_until=0.8)
+        small = dict(prior="toybox", points=3000, opacity=0.5, spread=0.6, steps=200, resolution=64, guidance=3.0,
+                     weight="balanced", t_max=(950, 300) if changes.get("ball", self.ball) else (600, 150), t_until=0.8)
         return replace(self, **(small | changes))
 
 
@@ -61,7 +62,8 @@ def stage(settings: Settings) -> Stage:
     """The one stage of the pipeline, ready to :func:`dreamlab.stage.run`."""
     prior = DiffusionPrior.load(settings.prior)
     torch.manual_seed(settings.seed)  # the operator's first weights
-    rule = VDM.for_shape(prior.shape, guidance=settings.guidance, lr=settings.operator_rate)
+    rule = VDM.for_shape(prior.shape, guidance=settings.guidance, lr=settings.operator_rate,
+                         weight=getattr(schedules, settings.weight))
     return Stage(
         scene=start(settings), prior=prior, rule=rule, prompts=ViewPrompts(prior, settings.prompt, views=settings.view_words),
         timesteps=Annealed(*settings.t_max, until=settings.t_until), rates=RATES, decay=Cosine(),
