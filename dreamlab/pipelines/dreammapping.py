@@ -5,8 +5,7 @@ This is the ground floor: one stage and a fixed number of Gaussians. ``Settings(
 """
 from dataclasses import dataclass, replace
 
-import torch
-
+from dreamlab import schedules
 from dreamlab.noise import seeded
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.priors.points import PointsPrior
@@ -61,7 +60,6 @@ def start(settings: Settings) -> Gaussians:
 def stage(settings: Settings) -> Stage:
     """The one stage of the pipeline, ready to :func:`dreamlab.stage.run`."""
     prior = DiffusionPrior.load(settings.prior)
-    torch.manual_seed(settings.seed)  # the operator's first weights
     rule = VDM.for_shape(prior.shape, guidance=settings.guidance, lr=settings.operator_rate,
                          weight=getattr(schedules, settings.weight))
     return Stage(
