@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from dreamlab.demo import write
 from dreamlab.export import save_ply
-from dreamlab.metrics.truth import truth
+from dreamlab.metrics.truth import seen_points, truth
 from dreamlab.pipelines.dreammapping import Settings, stage
 from dreamlab.stage import run
 from dreamlab.toybox.captions import caption, parse
@@ -39,7 +39,7 @@ def one(prompt: str, seed: int, changes: dict, ply: Path) -> dict:
     scene = plan.scene
     ply.parent.mkdir(parents=True, exist_ok=True)
     save_ply(scene, ply)
-    found = truth(scene.render, *parse(prompt), scene.means[scene.opacities > 0.3].detach())
+    found = truth(scene.render, *parse(prompt), seen_points(scene.render))
     held_out = parse(prompt) in HELD_OUT
     return {"prompt": prompt, "seed": seed, "held_out": held_out, "seconds": round(seconds, 1), **found.asdict()}
 

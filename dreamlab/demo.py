@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from dreamlab import export
 from dreamlab.cameras import ring
-from dreamlab.metrics.truth import truth
+from dreamlab.metrics.truth import seen_points, truth
 from dreamlab.pipelines.dreammapping import Settings, stage
 from dreamlab.scenes.gaussians import Gaussians
 from dreamlab.stage import run, settings_tag
@@ -55,7 +55,7 @@ def results(scene: Gaussians, kind: str, colour: str, folder: Path) -> None:
         export.save_turntable(frames, folder / "turntable.gif")
         rows = [scene.render(ring(8), 128, white).rgb, render_truth(Toy(kind), colour, ring(8), 128).rgb]
     export.contact_sheet(rows, ["this run", "ground truth"]).save(folder / "contact_sheet.png")
-    m = truth(scene.render, kind, colour, scene.means[scene.opacities > 0.3].detach())
+    m = truth(scene.render, kind, colour, seen_points(scene.render))
     write(folder / "metrics.json", m.asdict())
     print(f"\nIt reads as a {m.colour} {m.kind} with {m.fronts} front{'s' * (m.fronts != 1)}. Against the truth: "
           f"IoU {m.iou:.2f}, PSNR {m.psnr:.1f} dB, view ratio {m.view_ratio:.2f}.")
