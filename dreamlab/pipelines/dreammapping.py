@@ -5,6 +5,8 @@ This is the ground floor: one stage and a fixed number of Gaussians. ``Settings(
 """
 from dataclasses import dataclass, replace
 
+import torch
+
 from dreamlab import schedules
 from dreamlab.noise import seeded
 from dreamlab.priors.diffusion import DiffusionPrior
@@ -23,18 +25,18 @@ class Settings:
 
     prompt: str
     seed: int = 0
-    prior: str = "sd-2.1-base"  # paper, section 4.1
+    prior: str = "sd-2.1-base"  # paper, section 4.2
     ball: bool = False  # start from a grey ball instead of the points prior
     view_words: bool = True  # name the view in the prompt
-    points: int = 50_000  # paper, section 4.1: Shap-E's points, upsampled
-    opacity: float = 0.1  # paper, section 4.1
+    points: int = 50_000  # paper, section 4.2: Shap-E's points, upsampled
+    opacity: float = 0.1  # LucidDreamer
     spread: float = 1.0  # width of a new Gaussian in distances to its neighbours
-    steps: int = 5000  # paper, section 4.1
-    views: int = 4  # paper, section 4.1: the batch
-    resolution: int = 512  # paper, section 4.1
+    steps: int = 5000  # paper, section 4.2
+    views: int = 4  # paper, section 4.2: the batch
+    resolution: int = 512  # LucidDreamer
     guidance: float = 7.5  # paper's 7.5, in diffusers' convention (see rules/vdm.py)
     weight: str = "noise_to_signal"  # w(t), a name in schedules.py; LucidDreamer, the paper's code base
-    operator_rate: float = 0.01  # paper, section 4.1
+    operator_rate: float = 0.01  # paper, section 4.2
     t_max: tuple[int, int] = (980, 500)  # LucidDreamer, the paper's code base: start and end of the largest t ...
     t_until: float = 0.3  # ... and by which share of the steps
 
@@ -58,11 +60,13 @@ def start(settings: Settings) -> Gaussians:
 
 
 def stage(settings: Settings) -> Stage:
-    """The one stage of the pipeline, ready to :func:`dreamlab.stage.run`."""
-    prior = DiffusionPrior.load(settings.prior)
+    """The one stage of the pipeline, ready to :func:`dreamlab.stage.run`; on a GPU where there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    prior = DiffusionPrior.load(settings.prior, device)
     rule = VDM.for_shape(prior.shape, guidance=settings.guidance, lr=settings.operator_rate,
                          weight=getattr(schedules, settings.weight))
     return Stage(
-        scene=start(settings), prior=prior, rule=rule, prompts=ViewPrompts(prior, settings.prompt, views=settings.view_words),
+        scene=start(settings).to(device), prior=prior, rule=rule,
+        prompts=ViewPrompts(prior, settings.prompt, views=settings.view_words),
         timesteps=Annealed(*settings.t_max, until=settings.t_until), rates=RATES, decay=Cosine(),
         background=backgrounds, steps=settings.steps, views=settings.views, resolution=settings.resolution, seed=settings.seed)

@@ -29,7 +29,7 @@ class VDM(Rule):
     lives between them, on M's limited capacity. A call takes one Adam step on M; the residual uses the output before.
 
     ``guidance``  diffusers' s >= 1. The paper's 7.5, read in its code base's convention; as its Eq. 4 writes it, 6.5.
-    ``lr``        Adam's rate for M (section 4.1); large, so that M tracks the renders.
+    ``lr``        Adam's rate for M (section 4.2); large, so that M tracks the renders.
     ``cutoff``    DCA: lambda_t = 1 - abar_t at t <= cutoff, else 1 (Eq. 18). ``dca=False`` keeps lambda at 1.
     ``weight``    w(schedule, t). The paper gives none; LucidDreamer, its code base, uses sigma_t / alpha_t.
     """

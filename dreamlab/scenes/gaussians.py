@@ -68,6 +68,10 @@ class Gaussians:
     def __len__(self) -> int:
         return len(self.means)
 
+    def to(self, device) -> "Gaussians":
+        """A copy on another device."""
+        return Gaussians.from_raw({name: value.to(device) for name, value in self.state_dict().items()})
+
     def parameters(self) -> dict[str, Tensor]:
         """The leaves by group name."""
         return dict(self.raw)
