@@ -10,9 +10,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dreamlab import schedules
 from dreamlab.noise import Schedule
 from dreamlab.pipelines.dreammapping import Settings
-from dreamlab.schedules import Annealed, Cosine, Uniform, dca_lambda, noise_to_signal, one, sigma2
+from dreamlab.schedules import Annealed, Cosine, Uniform, dca_lambda, one, sigma2
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "0.85"
 
@@ -35,7 +36,7 @@ class Recipe:
 def dreammapping(settings: Settings) -> Recipe:
     """The recipe of a run of :mod:`dreamlab.pipelines.dreammapping`."""
     timesteps = Annealed(*settings.t_max, until=settings.t_until)
-    return Recipe(timesteps, noise_to_signal, dca_lambda, Cosine(), settings.steps)
+    return Recipe(timesteps, getattr(schedules, settings.weight), dca_lambda, Cosine(), settings.steps)
 
 
 RECIPES = {
