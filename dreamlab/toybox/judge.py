@@ -240,7 +240,7 @@ def spoil(layers: Float[Tensor, "n 5 h w"], colour: Float[Tensor, "n 3"],
     return (picture + 0.08 * (1.5 * r[:, 14] - 0.5).clamp(0, 1).view(-1, 1, 1, 1) * grain).clamp(0, 1)
 
 
-def train_judge(out: Path, views: Views, steps: int = 4000, batch: int = 64, seed: int = 4) -> Path:
+def train_judge(out: Path, views: Views, steps: int = 3000, batch: int = 64, seed: int = 4) -> Path:
     """Train the judge on ``views`` and its own exhibits; writes fp16 ``judge.safetensors`` into the folder it returns.
 
     Loss: cross-entropy of kind and colour, and binary cross-entropy of the front against the target of ``FRONT_DEG``.
