@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-FILES = ("gaussians.ply", "checkpoint.safetensors", "turntable.gif", "contact_sheet.png", "metrics.json")
+FILES = ("gaussians.ply", "turntable.gif", "contact_sheet.png", "metrics.json")
 
 
 def start(out: Path, prompt: str, steps: int) -> subprocess.Popen:
