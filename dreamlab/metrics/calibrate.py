@@ -140,7 +140,7 @@ def judge_reading(case: Case, found: dict, of_truth: dict) -> dict[str, bool]:
     return right | {metric: (found[metric] - of_truth[metric]) / WORSE[metric] >= 1 for metric in case.worse}
 
 
-def calibrate(kinds=tuple(KINDS), frames: int = 3, colours: int = 3, seed: int = 2000,
+def calibrate(kinds=tuple(KINDS), frames: int = 3, colours: int = 3, seed: int = 3000,
               names: tuple[str, ...] = tuple(case.name for case in CASES)) -> list[dict]:
     """All readings: what :func:`truth` found for each case, kind, frame and colour, ``turn_error``, and ``right``."""
     cases = {case.name: case for case in CASES}
@@ -208,9 +208,9 @@ where a duck reads 0.02; compare it within a kind.
 
 The {n} cases of a row are {objects} renderings in {colours} colours each, so they are not {n} independent trials. The judge
 and the counting of fronts were fixed before any calibration and never changed. The ranges of right readings were set
-with pilot runs on other seeds in sight: there the blurred views read a view ratio of 0.77 to 0.84, the Gaussians stood
-0.9 in IoU, the turn was up to 6.6 degrees off, and Chamfer had a floor that depends on the kind; the ranges of these
-were widened to what they are below.
+with pilot runs on other seeds (1000, 2000, 5) in sight: there the blurred views read a view ratio of 0.77 to 0.84, the
+turn was up to 6.6 degrees off, Chamfer had a floor that depends on the kind, and Gaussians on the surface swelled it to an
+IoU of 0.75, so that they were moved under it and then stood at 0.9; the ranges of these were widened to what they are below.
 
 {table}
 
@@ -224,15 +224,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=3, help="random frames per kind")
     parser.add_argument("--colours", type=int, default=3, help="colours per frame")
-    parser.add_argument("--seed", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=3000)
     parser.add_argument("--out", type=Path, default=Path("."), help="where docs/ and benchmarks/results/ are")
     args = parser.parse_args()
     start = time.time()
     readings = calibrate(frames=args.frames, colours=args.colours, seed=args.seed)
     wrong = [f"* {metric} of {' '.join(r['asked'][::-1])}, {r['case']}: {METRICS[metric].format(float(r[metric]))}"
              for r in readings for metric, ok in r["right"].items() if not ok]
-    page = PAGE.format(n=8 * args.frames * args.colours, objects=8 * args.frames, frames=args.frames, colours=args.colours, seed=args.seed,
-                       table=table(readings), wrong="\n".join(wrong) or "None.")
+    page = PAGE.format(n=8 * args.frames * args.colours, objects=8 * args.frames, frames=args.frames,
+                       colours=args.colours, seed=args.seed, table=table(readings), wrong="\n".join(wrong) or "None.")
     for reading in readings:
         reading["front_scores"] = [round(score, 2) for score in reading["front_scores"]]
     record = {"seed": args.seed, "seconds": round(time.time() - start), "readings": readings}
