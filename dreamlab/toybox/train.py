@@ -97,7 +97,7 @@ def train_vae(out: Path, views: Views, steps: int = 3600, batch: int = 16, seed:
             error = vae.decode(z + 0.05 * noise).sample.float() - x
         return error.abs().mean() + 2 * error.square().mean() + 1e-3 * z.square().mean()
 
-    fit({"vae": vae}, loss, steps, 3e-3, out / "checkpoints/vae.pt", ema=0.995, seed=seed, weight_decay=0)
+    fit({"vae": vae}, loss, steps, 3e-3, out / "checkpoints/vae.pt", ema=0.995, seed=seed, weight_decay=0.0)
     with torch.no_grad():
         z = vae.encode(views.batch(512, seeded(seed, steps))[0].to(device())).latents
     vae.register_to_config(scaling_factor=round(1 / z.std().item(), 4))
