@@ -110,7 +110,8 @@ def train_prior(out: Path, views: Views, steps: int = 7000, batch: int = 16, see
 
     eps prediction on Stable Diffusion's schedule, min-SNR weighting with gamma 5 (arXiv 2303.09556), 10 % empty captions
     for guidance, moving average of the weights. The caption reaches the UNet twice: by cross-attention on the 8 x 8 level,
-    and pooled into the time embedding (``addition_embed_type="text"``). An earlier trial without the pooled path, and with other captions, learnt no view words.
+    and pooled into the time embedding (``addition_embed_type="text"``). An earlier trial without
+    the pooled path, and with other captions, learnt no view words.
     """
     from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
