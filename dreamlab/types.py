@@ -22,9 +22,15 @@ Steps = Int[Tensor, "b"]  # timesteps, long
 
 @dataclass
 class Render:
-    """What a scene shows: colour over the background, coverage, depth along the camera's z axis, world normals."""
+    """What a scene shows: colour over the background, coverage, depth along the camera's z axis, world normals.
+
+    A splatted scene also says where its n Gaussians fell: their centres in pixels, which keep their gradient after a
+    backward pass, and half the width and height in pixels of the box that each is drawn in (0: not drawn).
+    """
 
     rgb: Float[Tensor, "b h w 3"]
     alpha: Float[Tensor, "b h w 1"]
     depth: Float[Tensor, "b h w 1"] | None = None
     normal: Float[Tensor, "b h w 3"] | None = None
+    means2d: Float[Tensor, "b n 2"] | None = None
+    radii: Float[Tensor, "b n 2"] | None = None

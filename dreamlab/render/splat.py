@@ -33,6 +33,7 @@ def splat(means: Float[Tensor, "n 3"], quats: Float[Tensor, "n 4"], scales: Floa
     ``means`` and ``scales`` (standard deviations) in world units, ``quats`` wxyz of any norm but 0, ``opacities`` and
     ``colors`` in [0, 1], ``background`` one colour or one per camera. Depth is the mean z of what a pixel sees,
     weighted by T alpha, and 0 where it sees nothing; a Gaussian's normal is its shortest axis, on the camera's side.
+    ``means2d`` keeps its gradient: the pull on the centre in the image, the Gaussian's shape and depth held fixed.
     On a CPU the same input gives the same bits. ValueError where sizes do not fit together.
     """
     rows = [len(x) for x in (means, quats, scales, opacities, colors)]
@@ -49,17 +50,19 @@ def splat(means: Float[Tensor, "n 3"], quats: Float[Tensor, "n 4"], scales: Floa
     features = torch.cat([colors.expand(len(eyes), -1, -1), torch.where(turned, -normals, normals)], -1)
     if means.is_cuda:
         from gsplat import rasterization
-        image, alpha, _ = rasterization(
+        image, alpha, meta = rasterization(
             means=means, quats=quats, scales=scales, opacities=opacities, colors=features, viewmats=viewmats, Ks=Ks,
             width=resolution, height=resolution, near_plane=NEAR, eps2d=BLUR, packed=False, render_mode="RGB+ED")
-        depth = image[..., 6:]
+        depth, means2d, radii = image[..., 6:], meta["means2d"], meta["radii"].to(means)
     else:
         means2d, conics, depths, radii = project(means, rotation, scales, opacities, viewmats, Ks, resolution)
         features = torch.cat([features, depths[..., None]], -1)
         image, alpha = rasterize(means2d, conics, depths, radii, opacities, features, resolution)
         depth = image[..., 6:] / alpha.clamp(min=1e-10)
     rgb = image[..., :3] + (1 - alpha) * background.to(means).reshape(-1, 1, 1, 3)
-    return Render(rgb, alpha, depth, F.normalize(image[..., 3:6], dim=-1))
+    if means2d.requires_grad:
+        means2d.retain_grad()
+    return Render(rgb, alpha, depth, F.normalize(image[..., 3:6], dim=-1), means2d, radii)
 
 
 def quats_to_matrices(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:
@@ -74,7 +77,8 @@ def project(means: Float[Tensor, "n 3"], rotation: Float[Tensor, "n 3 3"], scale
             opacities: Float[Tensor, "n"], viewmats: Float[Tensor, "b 4 4"], Ks: Float[Tensor, "b 3 3"], resolution: int
             ) -> tuple[Float[Tensor, "b n 2"], Float[Tensor, "b n 3"], Float[Tensor, "b n"], Float[Tensor, "b n 2"]]:
     """Centres m' in pixels, conics (A_xx, A_xy, A_yy), depths, and half width and height in pixels of the box outside
-    which alpha < 1/255 (0: not drawn). J is taken no further out than 30 % of the half image beyond its edge."""
+    which alpha < 1/255 (0: not drawn, also where that box lies beside the image). J is taken no further out than 30 % of
+    the half image beyond its edge."""
     W, t = viewmats[:, :3, :3], viewmats[:, :3, 3]
     focal, centre = Ks[:, None, (0, 1), (0, 1)], Ks[:, None, :2, 2]
     seen = (W[:, None] * means[:, None]).sum(-1) + t[:, None]
@@ -90,8 +94,9 @@ def project(means: Float[Tensor, "n 3"], rotation: Float[Tensor, "n 3 3"], scale
     xx, xy, yy = (x * x).sum(-1) + BLUR, (x * y).sum(-1), (y * y).sum(-1) + BLUR
     conics = torch.stack([yy, -xy, xx], -1) / (xx * yy - xy * xy).clamp(min=1e-10)[..., None]
     reach = (2 * (opacities / ALPHA_MIN).clamp(min=1).log()).sqrt()[:, None]  # standard deviations to 1/255
-    radii = torch.where(drawn[..., None], (reach * torch.stack([xx, yy], -1).sqrt()).ceil(), 0)
-    return focal * slope + centre, conics, depths, radii.detach()
+    means2d, radii = focal * slope + centre, (reach * torch.stack([xx, yy], -1).sqrt()).ceil()
+    inside = ((means2d + radii > 0) & (means2d - radii < resolution)).all(-1)
+    return means2d, conics, depths, torch.where((drawn & inside)[..., None], radii, 0).detach()
 
 
 def rasterize(means2d: Float[Tensor, "b n 2"], conics: Float[Tensor, "b n 3"], depths: Float[Tensor, "b n"],

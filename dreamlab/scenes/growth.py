@@ -1,0 +1,144 @@
+"""Gaussians that grow (adaptive density control: Kerbl et al. 2023, arXiv 2308.04079, Sec. 5.2), at LucidDreamer's values."""
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dreamlab.noise import randn
+from dreamlab.render.splat import quats_to_matrices
+from dreamlab.scenes.gaussians import Gaussians
+from dreamlab.types import Render
+
+
+@dataclass
+class Growth:
+    """Adds Gaussians where the pictures pull hard on their centres, and removes those that show nothing.
+
+    A Gaussian's pull is the mean, over all views that drew it since the last growth, of |dL / dm'|. Here L is the loss of
+    that one view, and its centre m' is measured in half images, as in 3DGS: 2 / resolution per pixel. Views in a loss that
+    is their mean are counted at their full weight, so the threshold does not depend on how many a step draws, and nor
+    on the resolution as long as L does not.
+
+    Each ``every`` iterations, a Gaussian whose pull is at least ``gradient`` is cloned, or split if its largest scale
+    is above ``split``: two take its place, drawn from it, 1.6 times smaller. Then whatever has an opacity below
+    ``opacity`` is removed, and after iteration ``wide_since`` whatever is larger than ``wide``. Each ``reset``
+    iterations opacities are lowered to ``reset_to``, so that only what is needed comes back. Iterations count from 1.
+
+    The defaults are LucidDreamer's (arXiv 2311.11284, its published settings), with two differences. It takes only the
+    last view of a batch, and multiplies its loss, a sum over views, by 0.1: its threshold 7.5e-4 is 7.5e-3 in a loss that
+    is not. It also asks for a radius below 20 pixels of 512, but clears its radii before it compares them, so that no
+    Gaussian is ever removed for it: ``screen`` is None here. ``most`` is ours.
+    """
+
+    since: int = 100  # no growth up to and with this iteration
+    until: int = 3000  # none from this one on, and no reset
+    every: int = 100  # iterations
+    gradient: float = 7.5e-3  # loss of one view per half image; 7.5e-4 / 0.1
+    split: float = 0.0105  # world units: 0.003 of LucidDreamer's extent, 3.5
+    opacity: float = 0.005
+    wide: float = 0.35  # world units: 0.1 of that extent
+    wide_since: int = 300  # ``wide`` and ``screen`` count after this iteration
+    screen: float | None = None  # radius in images, e.g. 20 / 512; None: any
+    reset: int | None = 300  # iterations; None: never
+    reset_to: float = 0.01
+    most: int = 300_000  # Gaussians: those with the strongest pull grow as long as there is room
+
+    def __post_init__(self):
+        for name, least in (("since", 0), ("until", 0), ("every", 1), ("wide_since", 0), ("reset", 1), ("most", 1)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        for name in ("gradient", "split", "wide", "screen"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value:g}")
+        if not 0 <= self.opacity < self.reset_to < 1:
+            raise ValueError(f"0 <= opacity < reset_to < 1 must hold, or a reset removes all: got opacity {self.opacity:g} "
+                             f"and reset_to {self.reset_to:g}")
+        self.load_state_dict({})
+
+    def observe(self, render: Render) -> None:
+        """Take note of a render after the backward pass of a loss that is the mean over its views."""
+        if render.means2d is None or render.radii is None:
+            raise ValueError("this render has no means2d and radii: only Gaussians grow, leave growth out for other scenes")
+        if render.means2d.grad is None:
+            raise ValueError("no gradient has reached render.means2d: observe a render after loss.backward()")
+        views, resolution = render.rgb.shape[:2]
+        drawn = (render.radii > 0).all(-1)
+        pull = render.means2d.grad.norm(dim=-1) * views * resolution / 2
+        seen = {"pull": torch.where(drawn, pull, 0).sum(0), "views": drawn.sum(0).to(pull),
+                "radius": render.radii.amax((0, 2)) / resolution}
+        if self.seen and len(self.seen["pull"]) != len(seen["pull"]):
+            raise ValueError(f"the render shows {len(seen['pull'])} Gaussians, those before it {len(self.seen['pull'])}: "
+                             "one Growth serves one scene")
+        for name, now in seen.items():
+            before = self.seen[name].to(now) if self.seen else torch.zeros_like(now)
+            self.seen[name] = torch.maximum(before, now) if name == "radius" else before + now
+
+    @torch.no_grad()
+    def __call__(self, step: int, scene: Gaussians, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> None:
+        """After the optimiser's ``step`` (from 0): grow, remove and reset, if it is time. Moments of Adam go with their
+        Gaussians, and start from 0 for new ones and for opacities that are reset; the optimiser's own count of steps stays.
+
+        The leaves of the scene are new tensors then. ValueError if no Gaussian would be left; nothing is changed.
+        """
+        iteration = step + 1
+        if iteration >= self.until:
+            return
+        if iteration > self.since and iteration % self.every == 0:
+            self.grow(scene, optimiser, generator, iteration > self.wide_since)
+        if self.reset and iteration % self.reset == 0:
+            leaf = scene.raw["opacities"]
+            leaf.clamp_(max=math.log(self.reset_to / (1 - self.reset_to)))
+            for name, moment in optimiser.state.get(leaf, {}).items():
+                if name != "step":
+                    moment.zero_()
+
+    @torch.no_grad()
+    def grow(self, scene: Gaussians, optimiser: torch.optim.Optimizer, generator: torch.Generator, settled: bool) -> None:
+        """Clone, split and remove by what was seen, and forget it. ``wide`` and ``screen`` count once it is ``settled``."""
+        n = len(scene)
+        if not self.seen or len(self.seen["pull"]) != n:
+            raise ValueError(f"no render of these {n} Gaussians was observed since they grew: call observe after backward")
+        pull = self.seen["pull"] / self.seen["views"].clamp(min=1)
+        strongest = pull.argsort(descending=True, stable=True)[:max(self.most - n, 0)]
+        growing = torch.zeros_like(pull, dtype=torch.bool).index_fill(0, strongest, True) & (pull >= self.gradient)
+        large = scene.scales.amax(-1) > self.split
+        rows = lambda chosen: chosen.nonzero()[:, 0]  # noqa: E731
+        kept, halves = rows(~(growing & large)), rows(growing & large).repeat(2)
+        parents = torch.cat([kept, rows(growing & ~large), halves])
+        new = torch.arange(len(parents), device=parents.device) >= len(kept)
+        raw = {name: leaf[parents] for name, leaf in scene.raw.items()}
+        axes = quats_to_matrices(scene.quats[halves]) * scene.scales[halves, None]  # R diag(s)
+        raw["means"][len(parents) - len(halves):] += (axes * randn((len(halves), 1, 3), generator).to(axes)).sum(-1)
+        raw["scales"][len(parents) - len(halves):] -= math.log(1.6)
+        stays = raw["opacities"].sigmoid() >= self.opacity
+        if settled:
+            stays &= raw["scales"].exp().amax(-1) <= self.wide
+            if self.screen is not None:
+                stays &= new | (self.seen["radius"][parents] <= self.screen)
+        if not stays.any():
+            raise ValueError(f"none of {n} Gaussians would be left: all have an opacity below {self.opacity:g}"
+                             + (f", or are larger than {self.wide:g}" if settled else "")
+                             + ". The scene holds the last good state: lower these thresholds of Growth, or the rates")
+        parents, new = parents[stays], new[stays]
+        for name, leaf in raw.items():
+            replace(scene, optimiser, name, leaf[stays], parents, new)
+        self.seen = {}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What was seen since the last growth: summed pull, number of views and largest radius (in images) of each."""
+        return dict(self.seen)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.seen = dict(state)
+
+
+def replace(scene: Gaussians, optimiser: torch.optim.Optimizer, name: str, value: Tensor, parents: Tensor, new: Tensor) -> None:
+    """Put a new leaf into scene and optimiser, the moments of row i those of the old row parents[i], or 0 where ``new``."""
+    old, scene.raw[name] = scene.raw[name], value.requires_grad_()
+    for group in optimiser.param_groups:
+        group["params"] = [scene.raw[name] if p is old else p for p in group["params"]]
+    if old in optimiser.state:
+        state = optimiser.state.pop(old)
+        optimiser.state[scene.raw[name]] = {k: v if k == "step" else v[parents].masked_fill(
+            new.reshape(-1, *[1] * (v.ndim - 1)), 0) for k, v in state.items()}
