@@ -70,9 +70,9 @@ class Growth:
         if self.seen and len(self.seen["pull"]) != len(seen["pull"]):
             raise ValueError(f"the render shows {len(seen['pull'])} Gaussians, those before it {len(self.seen['pull'])}: "
                              "one Growth serves one scene")
-        for name, now in seen.items():
-            before = self.seen[name].to(now) if self.seen else torch.zeros_like(now)
-            self.seen[name] = torch.maximum(before, now) if name == "radius" else before + now
+        before = {name: self.seen[name].to(now) if self.seen else torch.zeros_like(now) for name, now in seen.items()}
+        self.seen = {"pull": before["pull"] + seen["pull"], "views": before["views"] + seen["views"],
+                     "radius": torch.maximum(before["radius"], seen["radius"])}
 
     @torch.no_grad()
     def __call__(self, step: int, scene: Gaussians, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> None:
