@@ -1,13 +1,20 @@
-"""Files for other programs and for the eye: 3DGS ``.ply``, turntable, contact sheet. Written aside, then renamed."""
+"""Files for other programs and for the eye: 3DGS ``.ply``, turntable, viewer, contact sheet. Written aside, then renamed."""
+import base64
+import io
 import os
+from collections.abc import Sequence
+from html import escape
 from pathlib import Path
+from string import Template
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
+from tqdm.auto import tqdm
 
+from dreamlab.cameras import orbit
 from dreamlab.scenes.gaussians import Gaussians
 from dreamlab.types import Images
 
@@ -64,6 +71,34 @@ def save_turntable(frames: Images, path: Path | str, fps: float | int = 12) -> N
         raise ValueError(f"a turntable needs at least one frame and fps > 0, got {len(frames)} frames at {fps:g}")
     first, *rest = map(Image.fromarray, to_uint8(frames))
     first.save(f"{path}.part", format=suffix[1:], save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+    os.replace(f"{path}.part", path)
+
+
+@torch.no_grad()
+def save_viewer(scene, path: Path | str, title: str = "", views: int = 36, elevations_deg: Sequence[float | int] = (0, 20, 40),
+                resolution: int = 320, radius: float = 2.6, fov_deg: float = 40.0, background: Float[Tensor, "3"] | None = None,
+                quality: int = 80, progress: bool = True) -> None:
+    """A scene to turn in a browser: one ``.html`` page that needs no network, under ``title``, which may be any text.
+
+    It holds ``views`` pictures around the object at each elevation, the first at the front, over ``background`` (white if
+    None), as one WebP of ``quality`` 0 ... 100. Drag, sliders or arrow keys choose among them.
+    """
+    side = 16383  # pixels: the largest WebP
+    if views < 1 or not elevations_deg or resolution * max(views, len(elevations_deg)) > side:
+        raise ValueError(f"a viewer needs views and elevations, and at most {side} pixels either way; got {views} views at "
+                         f"{len(elevations_deg)} elevations of {resolution} pixels: lower views or resolution")
+    white = torch.ones(3) if background is None else background
+    azimuths, tilts = torch.arange(views) * (360 / views), sorted(float(e) for e in elevations_deg)
+    cameras = orbit(azimuths.repeat(len(tilts)), torch.tensor(tilts).repeat_interleave(views), radius, fov_deg)
+    frames = torch.cat([scene.render(cameras[i : i + 1], resolution, white).rgb
+                        for i in tqdm(range(len(cameras)), desc="viewer", disable=not progress)])
+    rows = to_uint8(frames).reshape(len(tilts), views, resolution, resolution, 3).swapaxes(1, 2)
+    file = io.BytesIO()
+    Image.fromarray(rows.reshape(len(tilts) * resolution, -1, 3)).save(file, "webp", quality=quality)
+    page = Template(Path(__file__).with_name("viewer.html").read_text(encoding="utf-8")).substitute(
+        title=escape(title), size=resolution, views=views, tilts=[float(f"{e:g}") for e in tilts],
+        sheet=base64.b64encode(file.getvalue()).decode())
+    Path(f"{path}.part").write_text(page, encoding="utf-8")
     os.replace(f"{path}.part", path)
 
 

@@ -1,12 +1,19 @@
 """Files are what others expect of them, and none is ever left half written."""
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from dreamlab.export import COLUMNS, SH0, contact_sheet, load_ply, save_ply, save_turntable
+from dreamlab.cameras import orbit
+from dreamlab.export import COLUMNS, SH0, contact_sheet, load_ply, save_ply, save_turntable, save_viewer
 from dreamlab.noise import seeded
 from dreamlab.scenes.gaussians import Gaussians
+from dreamlab.scenes.picture import Picture
 
 
 @pytest.fixture
@@ -55,6 +62,25 @@ def test_ply_equals_gsplats(scene, tmp_path):
     assert set(ours) - set(theirs) == {"nx", "ny", "nz"} and set(theirs) <= set(ours)
     for name in theirs:
         assert np.array_equal(ours[name], theirs[name]), name
+
+
+def test_ply_is_read_by_a_library(scene, tmp_path):
+    """trimesh knows nothing of Gaussians: each column is there by its name and means what a 3DGS viewer takes it for."""
+    trimesh = pytest.importorskip("trimesh")
+    save_ply(scene, tmp_path / "scene.ply")
+    cloud = trimesh.load(tmp_path / "scene.ply")
+    columns = cloud.metadata["_ply_raw"]["vertex"]["data"]
+    assert list(columns.dtype.names) == COLUMNS and len(columns) == 37
+    raw = {name: value.numpy() for name, value in scene.state_dict().items()}
+    table = lambda *names: np.stack([columns[name] for name in names], -1)  # noqa: E731
+    assert np.array_equal(cloud.vertices, raw["means"]) and np.array_equal(table("x", "y", "z"), raw["means"])
+    assert np.array_equal(table("rot_0", "rot_1", "rot_2", "rot_3"), raw["quats"])
+    assert np.array_equal(table("scale_0", "scale_1", "scale_2"), raw["scales"])
+    assert np.array_equal(columns["opacity"], raw["opacities"]) and not table("nx", "ny", "nz").any()
+    shown = {"scales": np.exp(table("scale_0", "scale_1", "scale_2")), "opacities": 1 / (1 + np.exp(-columns["opacity"])),
+             "colors": 0.5 + table("f_dc_0", "f_dc_1", "f_dc_2") * 0.5 / np.sqrt(np.pi)}
+    for name, values in shown.items():
+        assert np.allclose(values, getattr(scene, name).detach().numpy(), rtol=1e-6, atol=1e-6), name
 
 
 def test_ply_comes_back(scene, tmp_path):
@@ -107,6 +133,68 @@ def test_bad_turntables_are_named(tmp_path):
         save_turntable(torch.zeros(2, 4, 4, 3), tmp_path / "turn.mp4")
     with pytest.raises(ValueError, match="0 frames"):
         save_turntable(torch.zeros(0, 4, 4, 3), tmp_path / "turn.gif")
+    assert not list(tmp_path.iterdir())
+
+
+class Page(HTMLParser):
+    """The text and the attributes of every element."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.texts, self.elements = None, {}, []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.open = tag
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        self.open = None
+
+    def handle_data(self, data):
+        self.texts[self.open] = self.texts.get(self.open, "") + data
+
+
+def sheet(path) -> np.ndarray:
+    data = re.search(r'"data:image/webp;base64,([^"]+)"', path.read_text(encoding="utf-8"))[1]
+    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+        assert image.format == "WEBP"
+        return np.asarray(image.convert("RGB")) / 255
+
+
+def test_viewer_holds_every_view_in_place(scene, tmp_path):
+    save_viewer(scene, tmp_path / "turn.html", views=3, elevations_deg=(50, -10.5), resolution=48, quality=100, progress=False)
+    tiles = sheet(tmp_path / "turn.html").reshape(2, 48, 3, 48, 3).swapaxes(1, 2)
+    assert "views = 3, tilts = [-10.5, 50.0], size = 48" in (tmp_path / "turn.html").read_text()
+    true = {(row, column): scene.render(orbit(column * 120.0, tilt, 2.6), 48, torch.ones(3)).rgb[0].detach().numpy()
+            for row, tilt in enumerate((-10.5, 50)) for column in range(3)}
+    for place in true:
+        error = {other: np.abs(tiles[place] - true[other]).mean() for other in true}
+        assert min(error, key=error.get) == place and error[place] < 0.03
+    assert [f.name for f in tmp_path.iterdir()] == ["turn.html"]
+
+
+def test_viewer_asks_nothing_of_the_network(tmp_path):
+    title = '<script>alert("$size")</script> & a père\'s mug'
+    save_viewer(Picture.grey(8), tmp_path / "a.html", title, views=2, elevations_deg=[0], resolution=8, progress=False)
+    page = Page((tmp_path / "a.html").read_text(encoding="utf-8"))
+    assert page.texts["title"] == page.texts["h1"] == title  # as text: no second script
+    assert [tag for tag, _ in page.elements].count("script") == 1
+    policy, = (a["content"] for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'; img-src data:;") and "http" not in policy
+    assert not re.search(r"https?://|@import|url\(", (tmp_path / "a.html").read_text(encoding="utf-8"))
+    assert not {"src", "href", "srcset"} & {name for _, a in page.elements for name in a}
+    view, = (a for tag, a in page.elements if tag == "canvas")
+    assert view["role"] == "img" and view["tabindex"] == "0"  # the script gives it its label
+    assert sum(tag == "label" for tag, _ in page.elements) == sum(tag == "input" for tag, _ in page.elements) == 2
+
+
+def test_bad_viewers_are_named(scene, tmp_path):
+    for wrong in (dict(views=0), dict(elevations_deg=[]), dict(views=64, resolution=256)):
+        with pytest.raises(ValueError, match="at most 16383 pixels either way; got"):
+            save_viewer(scene, tmp_path / "a.html", **wrong, progress=False)
+    with pytest.raises(ValueError, match="elevation_deg must lie strictly between -90 and 90, got 90"):
+        save_viewer(scene, tmp_path / "a.html", elevations_deg=[90], progress=False)
     assert not list(tmp_path.iterdir())
 
 
