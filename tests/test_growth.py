@@ -190,7 +190,7 @@ def test_nothing_left_changes_nothing():
     optimiser, growth = adam(scene, steps=2), Growth(**settings)
     growth.load_state_dict(seen(torch.rand(20, generator=seeded(0))))
     before, observed, leaves = snapshot(scene, optimiser), growth.state_dict(), dict(scene.raw)
-    with pytest.raises(ValueError, match="none of 20 Gaussians would be left.* below 0.02.*lower these thresholds"):
+    with pytest.raises(ValueError, match="none of 20 Gaussians would be left, with opacity=0.02 .* lower opacity"):
         growth(0, scene, optimiser, seeded(0))
     assert same(everything(scene, optimiser), before) and same(growth.state_dict(), observed)
     assert all(scene.raw[name] is leaf for name, leaf in leaves.items())

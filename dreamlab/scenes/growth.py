@@ -15,20 +15,19 @@ from dreamlab.types import Render
 class Growth:
     """Adds Gaussians where the pictures pull hard on their centres, and removes those that show nothing.
 
-    A Gaussian's pull is the mean, over all views that drew it since the last growth, of |dL / dm'|. Here L is the loss of
-    that one view, and its centre m' is measured in half images, as in 3DGS: 2 / resolution per pixel. Views in a loss that
-    is their mean are counted at their full weight, so the threshold does not depend on how many a step draws, and nor
-    on the resolution as long as L does not.
+    The pull on a Gaussian is the mean, over all views that drew it since the last growth, of |dL / dm'|: L is the loss of
+    that one view, and its centre m' is measured in half images (2 / resolution a pixel), as in 3DGS. So a threshold means
+    the same for any number of views a step, in a loss that is their mean, and for any resolution, as far as L does.
 
-    Each ``every`` iterations, a Gaussian whose pull is at least ``gradient`` is cloned, or split if its largest scale
-    is above ``split``: two take its place, drawn from it, 1.6 times smaller. Then whatever has an opacity below
-    ``opacity`` is removed, and after iteration ``wide_since`` whatever is larger than ``wide``. Each ``reset``
-    iterations opacities are lowered to ``reset_to``, so that only what is needed comes back. Iterations count from 1.
+    Every ``every`` iterations, counted from 1, a Gaussian with a pull of at least ``gradient`` is cloned, or split if its
+    largest scale is above ``split``: two drawn from it, 1.6 times smaller, take its place. Then whatever has an opacity
+    below ``opacity`` is removed, and after iteration ``wide_since`` whatever is larger than ``wide``. Every ``reset``
+    iterations opacities are lowered to ``reset_to``, so that only what is needed comes back.
 
-    The defaults are LucidDreamer's (arXiv 2311.11284, its published settings), with two differences. It takes only the
-    last view of a batch, and multiplies its loss, a sum over views, by 0.1: its threshold 7.5e-4 is 7.5e-3 in a loss that
-    is not. It also asks for a radius below 20 pixels of 512, but clears its radii before it compares them, so that no
-    Gaussian is ever removed for it: ``screen`` is None here. ``most`` is ours.
+    The defaults are LucidDreamer's (arXiv 2311.11284, its published settings and code). It looks at the last view of a
+    batch only, and its loss is a sum over views times 0.1: its threshold 7.5e-4 is 7.5e-3 in a loss without that factor.
+    It also asks for a radius of at most 20 of 512 pixels, but clears its radii before it compares them, which removes
+    nothing: ``screen`` is None here. It grows before Adam's step, we after it. ``most`` is ours.
     """
 
     since: int = 100  # no growth up to and with this iteration
@@ -117,12 +116,17 @@ class Growth:
             if self.screen is not None:
                 stays &= new | (self.seen["radius"][parents] <= self.screen)
         if not stays.any():
-            raise ValueError(f"none of {n} Gaussians would be left: all have an opacity below {self.opacity:g}"
-                             + (f", or are larger than {self.wide:g}" if settled else "")
-                             + ". The scene holds the last good state: lower these thresholds of Growth, or the rates")
+            raise ValueError(f"none of {n} Gaussians would be left, with opacity={self.opacity:g} and wide={self.wide:g}; the "
+                             "scene holds the last good state: lower opacity or raise wide in Growth, or lower the rates")
         parents, new = parents[stays], new[stays]
-        for name, leaf in raw.items():
-            replace(scene, optimiser, name, leaf[stays], parents, new)
+        for name, old in scene.parameters().items():
+            leaf = scene.raw[name] = raw[name][stays].requires_grad_()
+            for group in optimiser.param_groups:
+                group["params"] = [leaf if p is old else p for p in group["params"]]
+            if old in optimiser.state:
+                at_rest = new.reshape(-1, *[1] * (leaf.ndim - 1))
+                optimiser.state[leaf] = {k: v if k == "step" else torch.where(at_rest, 0, v[parents])
+                                         for k, v in optimiser.state.pop(old).items()}
         self.seen = {}
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -131,14 +135,3 @@ class Growth:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self.seen = dict(state)
-
-
-def replace(scene: Gaussians, optimiser: torch.optim.Optimizer, name: str, value: Tensor, parents: Tensor, new: Tensor) -> None:
-    """Put a new leaf into scene and optimiser, the moments of row i those of the old row parents[i], or 0 where ``new``."""
-    old, scene.raw[name] = scene.raw[name], value.requires_grad_()
-    for group in optimiser.param_groups:
-        group["params"] = [scene.raw[name] if p is old else p for p in group["params"]]
-    if old in optimiser.state:
-        state = optimiser.state.pop(old)
-        optimiser.state[scene.raw[name]] = {k: v if k == "step" else v[parents].masked_fill(
-            new.reshape(-1, *[1] * (v.ndim - 1)), 0) for k, v in state.items()}
