@@ -1,7 +1,8 @@
 """Cameras that look at the origin from an orbit, in the conventions of :mod:`dreamlab.types`."""
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -10,17 +11,23 @@ VIEW_NAMES = ("front", "side", "back")
 
 @dataclass(frozen=True)
 class Cameras:
-    """A batch of pinhole cameras on spheres around the origin. Every field has shape (B,).
+    """A batch of pinhole cameras on spheres around the origin. Fields have shape (B,), ``target`` (B, 3).
 
     ``azimuth_deg`` any, ``elevation_deg`` in (-90, 90), ``radius`` > 0 in world units, ``fov_deg`` in (0, 180), both ways.
+    They look at ``target``, the origin unless given, and are turned clockwise about their axis by ``roll_deg``.
     """
 
     azimuth_deg: Float[Tensor, "b"]
     elevation_deg: Float[Tensor, "b"]
     radius: Float[Tensor, "b"]
     fov_deg: Float[Tensor, "b"]
+    target: Float[Tensor, "b 3"] | None = None
+    roll_deg: Float[Tensor, "b"] | None = None
 
     def __post_init__(self):
+        for name, shape in (("target", (len(self), 3)), ("roll_deg", (len(self),))):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, self.radius.new_zeros(shape))
         for name, low, high in (("elevation_deg", -90, 90), ("radius", 0, float("inf")), ("fov_deg", 0, 180)):
             value = getattr(self, name)
             bad = value[(value <= low) | (value >= high)]
@@ -31,10 +38,10 @@ class Cameras:
         return len(self.azimuth_deg)
 
     def __getitem__(self, index: slice) -> "Cameras":
-        return Cameras(self.azimuth_deg[index], self.elevation_deg[index], self.radius[index], self.fov_deg[index])
+        return Cameras(*(getattr(self, f.name)[index] for f in fields(self)))
 
     def to(self, device) -> "Cameras":
-        return Cameras(*(f.to(device) for f in (self.azimuth_deg, self.elevation_deg, self.radius, self.fov_deg)))
+        return Cameras(*(getattr(self, f.name).to(device) for f in fields(self)))
 
     @property
     def positions(self) -> Float[Tensor, "b 3"]:
@@ -45,13 +52,13 @@ class Cameras:
     @property
     def viewmats(self) -> Float[Tensor, "b 4 4"]:
         """World-to-camera matrices, OpenCV axes: rows of the rotation are right, down and forward."""
-        az, el = self.azimuth_deg.deg2rad(), self.elevation_deg.deg2rad()
-        zero = torch.zeros_like(az)
-        right = torch.stack([-az.sin(), az.cos(), zero], -1)
-        forward = -self.positions / self.radius[:, None]
-        down = torch.stack([el.sin() * az.cos(), el.sin() * az.sin(), -el.cos()], -1)
+        forward = F.normalize(self.target - self.positions, dim=-1)
+        right = F.normalize(torch.linalg.cross(forward, forward.new_tensor([0, 0, 1]).expand_as(forward)), dim=-1)
+        down = torch.linalg.cross(forward, right)
+        roll = self.roll_deg.deg2rad()[:, None]
+        right, down = roll.cos() * right + roll.sin() * down, roll.cos() * down - roll.sin() * right
         rotation = torch.stack([right, down, forward], 1)
-        matrix = torch.eye(4, dtype=az.dtype, device=az.device).repeat(len(self), 1, 1)
+        matrix = torch.eye(4).to(rotation).repeat(len(self), 1, 1)
         matrix[:, :3, :3] = rotation
         matrix[:, :3, 3] = -(rotation @ self.positions[..., None])[..., 0]
         return matrix
@@ -84,10 +91,13 @@ class Cameras:
         P[:, 3, 2] = 1
         return P @ self.viewmats
 
+    def view_angles(self) -> Float[Tensor, "b"]:
+        """Degrees of azimuth away from the front, either way, in [0, 180]."""
+        return (self.azimuth_deg + 180).remainder(360).sub(180).abs()
+
     def view_names(self) -> list[str]:
         """"front" within 45 degrees of azimuth 0, "back" within 45 of 180, else "side"."""
-        away = (self.azimuth_deg + 180).remainder(360).sub(180).abs()
-        return ["front" if a < 45 else "side" if a < 135 else "back" for a in away.tolist()]
+        return ["front" if a < 45 else "side" if a < 135 else "back" for a in self.view_angles().tolist()]
 
 
 def orbit(azimuth_deg, elevation_deg=15.0, radius=2.4, fov_deg=40.0) -> Cameras:
@@ -104,18 +114,63 @@ def ring(n: int, elevation_deg: float = 15.0, radius: float = 2.4, fov_deg: floa
 
 @dataclass(frozen=True)
 class Orbit:
-    """Random training cameras: azimuths stratified over the circle, elevation and radius uniform.
+    """Random training cameras: azimuths stratified over their range, elevation, radius and field of view uniform.
 
-    The defaults are the toybox's own camera ranges, so the prior has seen such views.
+    ``aim`` is the standard deviation, in world units, of the point they look at, and ``roll_deg`` that of their roll. The
+    defaults are the toybox's own camera ranges, so the prior has seen such views.
     """
 
     elevation_deg: tuple[float, float] = (-5.0, 35.0)
     radius: tuple[float, float] = (2.3, 2.5)
-    fov_deg: float = 40.0
+    fov_deg: float | tuple[float, float] = 40.0
+    azimuth_deg: tuple[float, float] = (0.0, 360.0)
+    aim: float = 0.0
+    roll_deg: float = 0.0
+
+    def at(self, step: int, steps: int) -> "Orbit":
+        """The ranges at this step of a run."""
+        return self
 
     def sample(self, n: int, generator: torch.Generator) -> Cameras:
-        """n cameras: one azimuth in each of n equal sectors, the sectors turned by a common random angle."""
+        """n cameras: one azimuth in each of n equal sectors, the sectors moved around by a common random amount."""
         start, jitter, el, r = torch.rand(1 + 3 * n, generator=generator).split([1, n, n, n])
-        azimuth = (torch.arange(n) + jitter + start * n) * (360 / n)
-        (e0, e1), (r0, r1) = self.elevation_deg, self.radius
-        return orbit(azimuth.remainder(360), e0 + (e1 - e0) * el, r0 + (r1 - r0) * r, self.fov_deg)
+        (a0, a1), (e0, e1), (r0, r1) = self.azimuth_deg, self.elevation_deg, self.radius
+        azimuth = a0 + (torch.arange(n) + jitter + start * n).remainder(n) * ((a1 - a0) / n)
+        fov = self.fov_deg
+        if isinstance(fov, tuple):
+            fov = fov[0] + (fov[1] - fov[0]) * torch.rand(n, generator=generator)
+        cameras = orbit(azimuth.remainder(360), e0 + (e1 - e0) * el, r0 + (r1 - r0) * r, fov)
+        if self.aim or self.roll_deg:
+            target, roll = torch.randn(4 * n, generator=generator).split([3 * n, n])
+            cameras = replace(cameras, target=self.aim * target.view(n, 3), roll_deg=self.roll_deg * roll)
+        return cameras
+
+
+@dataclass(frozen=True)
+class LucidOrbit(Orbit):
+    """LucidDreamer's cameras (arXiv 2311.11284, official code), which DreamMapping keeps: ten times in a run they come nearer.
+
+    Every ``every`` of the steps both ends of the radius shrink by ``nearer`` down to ``nearest``, the lower end of the field of
+    view by ``narrower`` down to ``narrowest``, and the range of azimuths widens by ``wider`` up to the full circle (heads begin
+    at (-80, 80) with wider = 1.5). Left out: the camera centre's own jitter, 0.3 degrees at this radius.
+    """
+
+    elevation_deg: tuple[float, float] = (-15.0, 45.0)
+    radius: tuple[float, float] = (5.2, 5.5)
+    fov_deg: float | tuple[float, float] = (18.3, 34.4)  # 0.32 and 0.60 radians
+    aim: float = 0.05
+    roll_deg: float = 0.6  # the up vector moves by 0.01
+    every: float = 0.1  # of the steps
+    nearer: float = 0.95
+    nearest: tuple[float, float] = (3.5, 5.0)
+    narrower: float = 0.75
+    narrowest: float = 9.2  # 0.16 radians
+    wider: float = 1.0
+
+    def at(self, step: int, steps: int) -> Orbit:
+        k = int(step / max(steps, 1) / self.every + 1e-9)
+        (r0, r1), (n0, n1), (f0, f1) = self.radius, self.nearest, self.fov_deg
+        middle, half = sum(self.azimuth_deg) / 2, (self.azimuth_deg[1] - self.azimuth_deg[0]) / 2
+        half = min(half * self.wider**k, 180.0)
+        return Orbit(self.elevation_deg, (max(r0 * self.nearer**k, n0), max(r1 * self.nearer**k, n1)),
+                     (max(f0 * self.narrower**k, self.narrowest), f1), (middle - half, middle + half), self.aim, self.roll_deg)

@@ -1,4 +1,4 @@
-"""The command line: ``dreamlab dream PROMPT`` and ``dreamlab toybox train NAME``. Each verb is one call of the library."""
+"""The command line: ``dreamlab dream``, ``dreamlab sweep``, ``dreamlab toybox train``. Each verb is one call of the library."""
 import argparse
 import sys
 from pathlib import Path
@@ -21,6 +21,10 @@ def parser() -> argparse.ArgumentParser:
     dream.add_argument("--guidance", type=float, metavar="S", help="picture: null + S (prompt - null), so 1 means none")
     dream.add_argument("--pixels", action="store_true", default=None,
                        help="picture: optimise pixels through the prior's encoder, not its latents")
+    sweep = verbs.add_parser("sweep", help="run prompts x methods x seeds from a table; run again to go on")
+    sweep.add_argument("table", type=Path, help="TOML; see dreamlab/sweep.py")
+    sweep.add_argument("--out", type=Path, required=True, help="CSV with one row a run")
+    sweep.add_argument("--scheduler", metavar="ADDRESS", help="of Dask, such as tcp://host:8786, to use other machines")
     toybox = verbs.add_parser("toybox", help="make the bundled weights again")
     what = toybox.add_subparsers(dest="what", required=True)
     train = what.add_parser("train", help="train one bundled part from nothing; run again to resume")
@@ -54,12 +58,16 @@ def dream(args: argparse.Namespace, **steps: int) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; bad input prints its message and exits with 2, Ctrl-C keeps what there is and exits with 130."""
     args = parser().parse_args(arguments)
-    steps = {} if args.steps is None else {"steps": args.steps}
+    steps = {} if getattr(args, "steps", None) is None else {"steps": args.steps}
     try:
         if args.verb == "toybox":
             from dreamlab.toybox import train
 
             train.main(args.name, args.out, **steps)
+        elif args.verb == "sweep":
+            from dreamlab.sweep import sweep
+
+            sweep(args.table, args.out, args.scheduler)
         else:
             dream(args, **steps)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:

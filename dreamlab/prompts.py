@@ -3,9 +3,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from dreamlab.cameras import Cameras
+from dreamlab.cameras import VIEW_NAMES, Cameras
 
 
 @dataclass
@@ -13,13 +14,14 @@ class Prompt:
     """The conditions that the prior understands: text embeddings (B, L, D), labels (B,), weights (B, N), ...
 
     ``positive`` is y, ``null`` is what guidance pushes away from, ``negative`` what CSD and NFSD take off besides (by
-    default the null condition). The first axis is the batch; one row serves the whole batch. ValueError where text is given
-    instead of its embedding.
+    default the null condition), ``perp`` pairs of a condition and a weight (B,) for Perp-Neg (:meth:`Prior.predict`). The
+    first axis is the batch; one row serves the whole batch. ValueError where text is given instead of its embedding.
     """
 
     positive: Any
     null: Any
     negative: Any = None
+    perp: tuple[tuple[Any, Tensor], ...] = ()
 
     def __post_init__(self):
         if self.negative is None:
@@ -41,9 +43,11 @@ class ViewPrompts:
     """View-dependent prompting (DreamFusion, arXiv 2209.14988, section 3.2), in the words the toybox knows.
 
     Called with :class:`Cameras` it gives a Prompt with a row per camera: ``"{text}, front view"``, side or back by
-    azimuth; ``views=False`` keeps the text as it is. ``null`` and ``negative`` are texts too (LucidDreamer passes its negative
-    prompt as ``null``). ``prior`` needs only
-    ``embed(texts) -> (len(texts), ...)``; each distinct text is embedded once.
+    azimuth; ``views=False`` keeps the text as it is. With ``interpolate`` the embeddings of front, side and back are mixed
+    linearly in between, at azimuths 0, 90 and 180 alone they are pure (LucidDreamer). ``perp_neg`` does so too, and names the
+    views to stay away from, with the weights of :func:`perp_weights`. ``null`` and ``negative`` are texts (LucidDreamer
+    passes its negative prompt as ``null``). ``prior`` needs only ``embed(texts) -> (len(texts), ...)``; each distinct text is
+    embedded once.
     """
 
     prior: Any
@@ -51,6 +55,8 @@ class ViewPrompts:
     null: str = ""
     negative: str | None = None
     views: bool = True
+    interpolate: bool = False
+    perp_neg: bool = False
     _cache: dict = field(default_factory=dict, init=False, repr=False)
 
     def texts(self, cameras: Cameras) -> list[str]:
@@ -66,4 +72,26 @@ class ViewPrompts:
 
     def __call__(self, cameras: Cameras) -> Prompt:
         negative = None if self.negative is None else self.embed([self.negative])
-        return Prompt(self.embed(self.texts(cameras)), self.embed([self.null]), negative)
+        null = self.embed([self.null])
+        if not (self.views and (self.interpolate or self.perp_neg)):
+            return Prompt(self.embed(self.texts(cameras)), null, negative)
+        names = self.embed([f"{self.text}, {name} view" for name in VIEW_NAMES])
+        away = cameras.view_angles().to(null.device)
+        mix = torch.stack([(1 - away / 90).clamp(min=0), 1 - (away / 90 - 1).abs(), (away / 90 - 1).clamp(min=0)], -1)
+        positive = torch.einsum("bv,v...->b...", mix.to(names), names)
+        perp = tuple((name[None], weight) for name, weight in zip(names[:2], perp_weights(away), strict=True))
+        return Prompt(positive, null, negative, perp if self.perp_neg else ())
+
+
+def perp_weights(away: Float[Tensor, "b"]) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+    """Perp-Neg's weights, <= 0, of "front view" and "side view" for cameras ``away`` degrees from the front, in [0, 180].
+
+    Between front and side, r = 1 - away / 90: front -2 exp(-2 r), or 0 if r > 0.8; side -2 exp(-10 (1 - r)), or 0 if r < 0.2.
+    Between side and back, r = 2 - away / 90: front -2; side -exp(-10 r), or 0 if r > 0.8. (arXiv 2304.04968 with the
+    numbers of stable-dreamfusion, which LucidDreamer uses for animals and heads.)
+    """
+    ahead, r = away < 90, torch.where(away < 90, 1 - away / 90, 2 - away / 90)
+    front = torch.where(ahead, torch.where(r > 0.8, 0.0, -2 * torch.exp(-2 * r)), -2.0)
+    side = torch.where(ahead, torch.where(r < 0.2, 0.0, -2 * torch.exp(-10 * (1 - r))),
+                       torch.where(r > 0.8, 0.0, -torch.exp(-10 * r)))
+    return front, side

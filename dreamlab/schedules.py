@@ -174,6 +174,11 @@ def dca_lambda(schedule: Schedule, t: Steps, cutoff: int = 300) -> Float[Tensor,
     return torch.where(t > cutoff, 1.0, 1 - schedule.abar(t))
 
 
+def constant(step: int, steps: int) -> float:
+    """No decay."""
+    return 1.0
+
+
 @dataclass(frozen=True)
 class Cosine:
     """A linear rise over ``warmup`` steps, times half a cosine from 1 at the first step to ``final`` at the last."""

@@ -16,22 +16,26 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dreamlab.cameras import Cameras, Orbit
+from dreamlab.learner import select
 from dreamlab.noise import randn, seeded
 from dreamlab.priors.base import Prior
 from dreamlab.priors.critic import same_prior
 from dreamlab.prompts import Prompt
 from dreamlab.rules.base import Residual, Rule, distill
+from dreamlab.scenes.growth import Growth
 from dreamlab.scenes.picture import Picture
+from dreamlab.schedules import constant
 from dreamlab.types import Render
 
 
 @dataclass
 class Stage:
-    """A scene, a prior, a rule, and how to bring them together. ``rates`` gives Adam's rate for each parameter group.
+    """A scene, a prior, a rule, and how to bring them together.
 
-    ``prompts(cameras)`` gives the Prompt of a batch of views; ``timesteps(step, steps, n, generator)`` its noise levels;
-    ``decay(step, steps)`` multiplies all rates; ``regularise(render)`` is a scalar added to the loss;
-    ``background(n, generator)`` gives (n, 3) colours.
+    ``rates`` gives Adam's rate for each parameter group, a number or a pair (first, last) with a log-linear way between them;
+    ``decay(step, steps)`` multiplies all rates. ``prompts(cameras)`` gives the Prompt of a batch of views,
+    ``timesteps(step, steps, n, generator)`` its noise levels, ``background(n, generator)`` (n, 3) colours.
+    ``regularise(scene, render)`` is a scalar added to the loss; ``growth`` may change how many Gaussians the scene has.
     """
 
     scene: object
@@ -39,9 +43,10 @@ class Stage:
     rule: Rule
     prompts: Callable[[Cameras], Prompt]
     timesteps: Callable[[int, int, int, torch.Generator], Tensor]
-    rates: dict[str, float]
-    decay: Callable[[int, int], float] = lambda step, steps: 1.0
-    regularise: Callable[[Render], Tensor] | None = None
+    rates: dict[str, float | tuple[float, float]]
+    decay: Callable[[int, int], float] = constant
+    regularise: Callable[[object, Render], Tensor] | None = None
+    growth: Growth | None = None
     background: Callable[[int, torch.Generator], Tensor] = lambda n, generator: torch.rand(n, 3, generator=generator)
     cameras: Orbit = field(default_factory=Orbit)
     steps: int = 300
@@ -89,10 +94,9 @@ def run(stage: Stage, checkpoint: Path | None = None, every: int = 25, progress:
     ``tag`` names the settings; a checkpoint with another tag is an error, because it would not be the same run.
     ``FloatingPointError`` if a gradient is not finite, with the last good state in the scene.
     """
-    parameters = stage.scene.parameters()
-    groups = [{"params": [parameters[name]], "lr": rate, "rate": rate} for name, rate in stage.rates.items()]
-    optimiser = torch.optim.Adam(groups, betas=stage.betas, eps=1e-15)
-    done = load(stage, optimiser, checkpoint, tag) if checkpoint and Path(checkpoint).exists() else 0
+    optimiser, done = make_optimiser(stage), 0
+    if checkpoint and Path(checkpoint).exists():
+        optimiser, done = load(stage, checkpoint, tag)
     saved = done
     bar = tqdm(range(done, stage.steps), initial=done, total=stage.steps, disable=not progress, desc="distilling")
     try:
@@ -135,25 +139,39 @@ def uninterrupted() -> Iterator[list]:
         signal.signal(signal.SIGINT, before)
 
 
+def make_optimiser(stage: Stage) -> torch.optim.Adam:
+    """Adam over the scene's leaves, a group for each name in ``rates``, in that order."""
+    parameters = stage.scene.parameters()
+    groups = [{"params": [parameters[name]], "name": name} for name in stage.rates]
+    return torch.optim.Adam(groups, lr=0.0, betas=stage.betas, eps=1e-15)  # a step sets its rates
+
+
+def rate_at(rate: float | tuple[float, float], share: float) -> float:
+    """The rate after a share of the run: a number stays, a pair (first, last) falls log-linearly."""
+    first, last = rate if isinstance(rate, tuple) else (rate, rate)
+    return first * (last / first) ** share if first != last else first
+
+
 @torch.enable_grad()  # also in a notebook that has switched gradients off
 def advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:
     """One step: cameras, render, noise, residual, gradient, Adam."""
     generator = seeded(stage.seed, step)
     for group in optimiser.param_groups:
-        group["lr"] = group["rate"] * stage.decay(step, stage.steps)
-    cameras = stage.cameras.sample(stage.views, generator)
+        rate = rate_at(stage.rates[group["name"]], step / max(stage.steps - 1, 1))
+        group["lr"] = rate * stage.decay(step, stage.steps)
+    cameras = stage.cameras.at(step, stage.steps).sample(stage.views, generator)
     background = stage.background(stage.views, generator)
     if isinstance(stage.scene, Picture) and stage.scene.decode:
         render, x = None, stage.scene.latent()
     else:
-        render = stage.scene.render(cameras, stage.resolution, background)
+        render = stage.scene.render(cameras, stage.resolution, background, generator)
         x = stage.prior.encode(render.rgb)
     t = stage.timesteps(step, stage.steps, len(x), generator).to(x.device)
     eps = randn(tuple(x.shape), generator).to(x)
     residual = stage.rule(stage.prior, x.detach(), t, eps, stage.prompts(cameras), cameras)
     loss = distill(x, residual) / len(x)
     if stage.regularise:
-        loss = loss + stage.regularise(render)
+        loss = loss + stage.regularise(stage.scene, render)
     optimiser.zero_grad()
     loss.backward()
     gradients = [p.grad for group in optimiser.param_groups for p in group["params"]]
@@ -161,39 +179,50 @@ def advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:
     if not norm < float("inf"):
         raise FloatingPointError(f"the gradient of step {step} is not finite (norm {norm}); the scene still holds step "
                                  f"{step - 1}: lower the rates or the guidance")
+    if stage.growth:
+        stage.growth.observe(render)
     optimiser.step()
+    if stage.growth:
+        stage.growth(step, stage.scene, optimiser, generator)
     return Step(step, t, cameras, render, residual, residual.value.square().mean().item(), norm)
 
 
 def save(stage: Stage, optimiser: torch.optim.Optimizer, path: Path, done: int, tag: str) -> None:
-    """Scene, Adam's moments and the rule's state in one safetensors file, written aside and renamed."""
+    """Scene, Adam's moments, and the state of rule and growth in one safetensors file, written aside and renamed."""
     tensors = {f"scene.{k}": v for k, v in stage.scene.parameters().items()}
     for i, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in moments.items()}
     tensors |= {f"rule.{k}": v for k, v in stage.rule.state_dict().items()}
+    tensors |= {f"growth.{k}": v for k, v in stage.growth.state_dict().items()} if stage.growth else {}
     tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, f"{path}.part", metadata={"done": str(done), "tag": tag})
     os.replace(f"{path}.part", path)
 
 
-def load(stage: Stage, optimiser: torch.optim.Optimizer, path: Path, tag: str) -> int:
-    """Put a checkpoint back; returns how many steps it holds."""
+def load(stage: Stage, path: Path, tag: str) -> tuple[torch.optim.Adam, int]:
+    """Put a checkpoint back into the stage; returns its optimiser, and how many steps it holds."""
     with safe_open(path, "pt") as file:
         metadata, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}
     if metadata["tag"] != tag:
         raise ValueError(f"the checkpoint {path} belongs to other settings: remove it, or choose another folder")
-    with torch.no_grad():
-        for name, p in stage.scene.parameters().items():
-            p.copy_(tensors[f"scene.{name}"])
+    device = next(iter(stage.scene.parameters().values())).device
+    if stage.growth:  # the number of Gaussians may have changed
+        stage.growth.load_state_dict(select(tensors, "growth"))
+        stage.scene.load_state_dict({k: v.to(device) for k, v in select(tensors, "scene").items()})
+    else:
+        with torch.no_grad():
+            for name, p in stage.scene.parameters().items():
+                p.copy_(tensors[f"scene.{name}"])
+    optimiser = make_optimiser(stage)
     state = optimiser.state_dict()
     for key, value in tensors.items():
         if key.startswith("adam."):
             _, i, name = key.split(".")
             state["state"].setdefault(int(i), {})[name] = value
     optimiser.load_state_dict(state)
-    stage.rule.load_state_dict({k.removeprefix("rule."): v for k, v in tensors.items() if k.startswith("rule.")})
-    return int(metadata["done"])
+    stage.rule.load_state_dict(select(tensors, "rule"))
+    return optimiser, int(metadata["done"])
 
 
 def settings_tag(settings: dict) -> str:

@@ -20,7 +20,7 @@ ROWS = [
     ["export"],  # files in, files out
     ["stage"],
     ["pipelines"],
-    ["toybox", "metrics", "widgets", "course", "demo", "cli"],
+    ["toybox", "metrics", "widgets", "course", "demo", "sweep", "cli"],
 ]
 ROW = {name: i for i, names in enumerate(ROWS) for name in names}
 CUDA_ONLY = {"gsplat", "nerfacc", "nvdiffrast"}
@@ -82,7 +82,7 @@ def test_imports_point_one_way(module):
         assert not roots & HUB, f"dreamlab.{module} imports {sorted(roots & HUB)}: only priors and toybox training may"
     if top == "render":
         assert not {m for m in ours(used) if m.split(".")[0] in ("scenes", "priors", "toybox")}
-    if top not in ("pipelines", "metrics", "widgets", "demo", "cli"):
+    if top not in ("pipelines", "metrics", "widgets", "demo", "sweep", "cli"):
         assert "pipelines" not in {m.split(".")[0] for m in ours(used)}
     assert not roots & CUDA_ONLY or top == "render", f"dreamlab.{module} imports {sorted(roots & CUDA_ONLY)}"
 

@@ -146,7 +146,7 @@ def test_latent_pictures_are_distilled_without_a_render():
 
 def test_a_gradient_that_is_not_finite_stops_with_the_last_good_state():
     stage = make(SDS(guidance=1.0))
-    stage.regularise = lambda render: render.rgb.sum() * float("nan")
+    stage.regularise = lambda scene, render: render.rgb.sum() * float("nan")
     before = state(stage)
     with pytest.raises(FloatingPointError, match="not finite"):
         list(run(stage, progress=False))

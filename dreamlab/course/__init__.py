@@ -20,6 +20,7 @@ from dreamlab.prompts import Prompt
 from dreamlab.rules.base import distill
 from dreamlab.rules.sds import SDS
 from dreamlab.schedules import dca_lambda
+from dreamlab.sweep import read
 
 DATA = Path(__file__).parent / "data"
 ANY = torch.tensor([-1])  # the condition of a mixture prior that leaves the label free
@@ -28,6 +29,11 @@ ANY = torch.tensor([-1])  # the condition of a mixture prior that leaves the lab
 def stored(name: str) -> dict:
     """Results of a benchmark that takes too long for a notebook, as it stored them."""
     return json.loads((DATA / f"{name}.json").read_text())
+
+
+def rows(name: str) -> list[dict]:
+    """The rows of a sweep over ``sweeps/NAME.toml``, as it stored them."""
+    return read(DATA / f"{name}.csv")
 
 
 def stored_sheet(name: str) -> Float[Tensor, "h w 3"]:

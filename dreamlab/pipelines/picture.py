@@ -42,15 +42,15 @@ class Settings:
             raise ValueError(f"there is no rule {self.rule!r}; there is: {', '.join(RULES)}")
 
 
-def build(settings: Settings, prior: Prior) -> rules.Rule:
-    """The rule of these settings, with what it needs besides."""
+def build(settings, prior: Prior, **more) -> rules.Rule:
+    """The rule that a pipeline's settings name, with those of them that it has; ``more`` goes to its ``for_prior``."""
     rule, steps = getattr(rules, settings.rule), max(settings.steps, 1)
     views = math.ceil(steps / 1000)  # a grid has no t twice: runs of over 1000 steps stay at each
     wanted = {"guidance": settings.guidance, "weight": settings.weight and getattr(schedules, settings.weight),
               "grid": schedules.Grid(points=math.ceil(steps / views), views=views)}
     fields = rule.__dataclass_fields__
     chosen = {k: v for k, v in wanted.items() if k in fields and v is not None}
-    return rule.for_prior(prior, **chosen | ({"critic_rate": settings.critic_rate} if "critic" in fields else {}))
+    return rule.for_prior(prior, **chosen, **more, **({"critic_rate": settings.critic_rate} if "critic" in fields else {}))
 
 
 def stage(settings: Settings, prior: Prior | None = None) -> Stage:

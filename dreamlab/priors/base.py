@@ -55,9 +55,24 @@ class Prior(ABC):
         cond = torch.cat([c.expand(n, *c.shape[1:]) for c in conds])
         return self._eps(x_t.repeat(k, *[1] * (x_t.ndim - 1)), t.repeat(k), cond).split(n)
 
+    def predict(self, x_t: Sample, t: Steps, prompt: Prompt, *more) -> tuple[Sample, ...]:
+        """eps_y, eps_null, and what is predicted under ``more`` conditions, from one batched call.
+
+        Where the prompt has ``perp``, eps_y is moved off those conditions by Perp-Neg (arXiv 2304.04968, Algorithm 1):
+        with e = eps_y - eps_null, e_i = eps_i - eps_null and w_i <= 0 it becomes eps_y + sum_i w_i (e_i - e <e_i, e> / <e, e>):
+        only what is perpendicular to e is taken off, so that guidance towards y loses nothing.
+        """
+        eps_y, eps_null, *rest = self.eps(x_t, t, prompt.positive, prompt.null, *more, *(cond for cond, _ in prompt.perp))
+        e = (eps_y - eps_null).flatten(1)
+        for eps_i, (_, weight) in zip(rest[len(more):], prompt.perp, strict=True):
+            e_i = (eps_i - eps_null).flatten(1)
+            across = e_i - e * ((e_i * e).sum(1, keepdim=True) / (e * e).sum(1, keepdim=True).clamp(min=1e-12))
+            eps_y = eps_y + (weight.to(e)[:, None] * across).view_as(eps_y)
+        return eps_y, eps_null, *rest[:len(more)]
+
     def guided(self, x_t: Sample, t: Steps, prompt: Prompt, guidance: float = 1.0) -> Sample:
         """The noise predicted with guidance (diffusers' s)."""
-        return guide(*self.eps(x_t, t, prompt.positive, prompt.null), guidance)
+        return guide(*self.predict(x_t, t, prompt), guidance)
 
     def denoised(self, x_t: Sample, t: Steps, cond: Tensor) -> Sample:
         """The posterior mean E[x | x_t, cond] = (x_t - sigma_t eps) / alpha_t."""

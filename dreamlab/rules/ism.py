@@ -36,6 +36,6 @@ class ISM(Rule):
                           prior.schedule, times)
         eps_s, = prior.eps(x_s, s, prompt.null)
         x_t = prior.schedule.ddim_step(x_s, eps_s, s, t)
-        eps_y, eps_null = prior.eps(x_t, t, prompt.positive, prompt.null)
+        eps_y, eps_null = prior.predict(x_t, t, prompt)
         parts = {"conditional": eps_y, "unconditional": eps_null, "variational": eps_s}
         return self.weigh(prior, t, guide(eps_y, eps_null, self.guidance) - eps_s, parts)

@@ -75,7 +75,7 @@ class LMCSDS(Rule):
     def __call__(self, prior: Prior, x: Sample, t: Steps, eps: Sample, prompt: Prompt,
                  camera: Cameras | None = None) -> Residual:
         x_t = prior.add_noise(x, eps, t)
-        eps_y, eps_null = prior.eps(x_t, t, prompt.positive, prompt.null)
+        eps_y, eps_null = prior.predict(x_t, t, prompt)
         b = self.b(x_t, prior.schedule.sigma(t, x_t))
         parts = {"conditional": eps_y, "unconditional": eps_null, "noise": eps, "variational": b}
         return self.weigh(prior, t, guide(eps_y, eps_null, self.guidance) - b, parts)

@@ -31,7 +31,7 @@ class NFSD(Rule):
     def __call__(self, prior: Prior, x: Sample, t: Steps, eps: Sample, prompt: Prompt,
                  camera: Cameras | None = None) -> Residual:
         x_t = prior.add_noise(x, eps, t)
-        eps_y, eps_null, eps_neg = prior.eps(x_t, t, prompt.positive, prompt.null, prompt.negative)
+        eps_y, eps_null, eps_neg = prior.predict(x_t, t, prompt, prompt.negative)
         delta_d = eps_null - per_sample(t >= self.cutoff, x) * eps_neg
         parts = {"conditional": eps_y, "unconditional": eps_null, "negative": eps_neg}
         return self.weigh(prior, t, delta_d + self.guidance * (eps_y - eps_null), parts)

@@ -27,6 +27,6 @@ class SDS(Rule):
     @torch.no_grad()
     def __call__(self, prior: Prior, x: Sample, t: Steps, eps: Sample, prompt: Prompt,
                  camera: Cameras | None = None) -> Residual:
-        eps_y, eps_null = prior.eps(prior.add_noise(x, eps, t), t, prompt.positive, prompt.null)
+        eps_y, eps_null = prior.predict(prior.add_noise(x, eps, t), t, prompt)
         direction = guide(eps_y, eps_null, self.guidance) - eps
         return self.weigh(prior, t, direction, {"conditional": eps_y, "unconditional": eps_null, "noise": eps})

@@ -32,7 +32,7 @@ class SSD(Rule):
     @torch.no_grad()
     def __call__(self, prior: Prior, x: Sample, t: Steps, eps: Sample, prompt: Prompt,
                  camera: Cameras | None = None) -> Residual:
-        eps_y, eps_null = prior.eps(prior.add_noise(x, eps, t), t, prompt.positive, prompt.null)
+        eps_y, eps_null = prior.predict(prior.add_noise(x, eps, t), t, prompt)
         h, inner = eps_y - eps_null, lambda a, b: per_sample((a * b).flatten(1).sum(1), x)
         e = eps_y - inner(eps_y, eps) / inner(eps, eps) * eps
         e = e * (inner(h, h) / inner(e, e).clamp(min=1e-12)).sqrt()

@@ -48,15 +48,15 @@ class VDM(Rule):
         self.learner = Learner(self.operator, self.lr)
 
     @classmethod
-    def for_prior(cls, prior: Prior, **settings) -> "VDM":
+    def for_prior(cls, prior: Prior, operator: nn.Module | None = None, **settings) -> "VDM":
         """VDM with a U-Lite that suits the prior's samples; on points (D,), which have no sides to halve, a linear operator."""
-        operator = ULite.for_shape(prior.shape) if len(prior.shape) == 3 else LinearOperator(prior.shape)
-        return cls(operator, **settings)
+        default = ULite.for_shape if len(prior.shape) == 3 else LinearOperator
+        return cls(operator or default(prior.shape), **settings)
 
     @torch.no_grad()
     def __call__(self, prior: Prior, x: Sample, t: Steps, eps: Sample, prompt: Prompt,
                  camera: Cameras | None = None) -> Residual:
-        eps_y, eps_null = prior.eps(prior.add_noise(x, eps, t), t, prompt.positive, prompt.null)
+        eps_y, eps_null = prior.predict(prior.add_noise(x, eps, t), t, prompt)
         variational, loss = self.fit(eps_y, eps)
         lam = dca_lambda(prior.schedule, t, self.cutoff) if self.dca else one(prior.schedule, t)
         direction = guide(eps_y, eps_null, self.guidance) - per_sample(lam, x) * variational

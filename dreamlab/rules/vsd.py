@@ -54,7 +54,7 @@ class VSD(CriticRule):
                  camera: Cameras | None = None) -> Residual:
         same_prior(self.critic, prior)
         x_t = prior.add_noise(x, eps, t)
-        eps_y, eps_null = prior.eps(x_t, t, prompt.positive, prompt.null)
+        eps_y, eps_null = prior.predict(x_t, t, prompt)
         loss = self.fit(x, t, prompt.positive, camera)
         eps_phi = self.critic.eps(x_t, t, prompt.positive, camera)
         parts = {"conditional": eps_y, "unconditional": eps_null, "noise": eps, "variational": eps_phi}

@@ -76,8 +76,8 @@ class Gaussians:
         """The leaves by group name."""
         return dict(self.raw)
 
-    def render(self, cameras: Cameras, resolution: int, background: Tensor) -> Render:
-        """Square images of ``resolution`` pixels over ``background`` (3,) or (B, 3)."""
+    def render(self, cameras: Cameras, resolution: int, background: Tensor, generator: torch.Generator | None = None) -> Render:
+        """Square images of ``resolution`` pixels over ``background`` (3,) or (B, 3); nothing here is random."""
         return splat(self.means, self.quats, self.scales, self.opacities, self.colors, cameras, resolution, background)
 
     def state_dict(self) -> dict[str, Tensor]:

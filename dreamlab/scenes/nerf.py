@@ -75,6 +75,12 @@ class NeRF:
             self.mlps = nn.ModuleDict({name: nn.Sequential(nn.Linear(n, hidden), nn.ReLU(), nn.Linear(hidden, out))
                                        for name, out in (("density", 1), ("color", 3))})
 
+    def to(self, device) -> "NeRF":
+        """This field, moved to another device."""
+        self.grid.to(device)
+        self.mlps.to(device)
+        return self
+
     def parameters(self) -> dict[str, Tensor]:
         """Named leaves: ``grid.LEVEL``, ``density.*``, ``color.*``."""
         return ({f"grid.{i}": table for i, table in enumerate(self.grid.tables)} | dict(self.mlps.named_parameters()))

@@ -40,7 +40,7 @@ class Picture:
         return self.x
 
     def render(self, cameras: Cameras | None = None, resolution: int | None = None,
-               background: Tensor | None = None) -> Render:
+               background: Tensor | None = None, generator: torch.Generator | None = None) -> Render:
         """The picture, opaque, as every camera sees it; a single one is repeated for each. The background never shows.
 
         ValueError if ``resolution`` is not the picture's own, or if n > 1 pictures meet another number of cameras.

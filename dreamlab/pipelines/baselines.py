@@ -1,0 +1,42 @@
+"""What other methods are, said in DreamMapping's settings: each is the fields in which it differs.
+
+``Settings("a red mug", **BASELINES["LucidDreamer"])``; ``.toy()`` of that keeps what makes the method, its rule, scene and
+start, and takes the laptop's numbers for the rest. First stages only: no mesh. The values are those of the official
+code. Cameras are in this project's units, where an object fills a ball of radius 0.8.
+"""
+from dreamlab.cameras import Orbit
+from dreamlab.scenes.growth import Growth
+
+# what threestudio's methods share: a radiance field, one view a step, plain prompts, none of LucidDreamer's regularisers
+FIELD = dict(scene="nerf", growth=None, resolution=64, views=1, weight="sigma2", negative="", interpolate=False, t_shared=False,
+             betas=(0.9, 0.99), scale_weight=0.0, tv_weight=0.0)
+
+BASELINES = {
+    "DreamMapping": {},
+    # DreamFusion (arXiv 2209.14988) with threestudio's numbers for Stable Diffusion, whose guidance 100 is 101 here. Its
+    # shading and the regularisers that go with it are left out.
+    "DreamFusion": FIELD | dict(
+        rule="SDS", guidance=101.0, t_max=(980, 980), steps=10_000, cameras=Orbit((-10.0, 45.0), (1.5, 2.0), (40.0, 70.0)),
+        rates={"grid": 1e-2, "density": 1e-2, "color": 1e-2}),
+    # ProlificDreamer (arXiv 2305.16213), stage one, with threestudio's numbers, at its first resolution throughout. There t
+    # drops to 500 at a fifth of the run; here it falls until then.
+    "ProlificDreamer": FIELD | dict(
+        rule="VSD", t_max=(980, 500), t_until=0.2, steps=25_000, cameras=Orbit((-10.0, 45.0), (1.0, 1.5), (40.0, 70.0))),
+    # LucidDreamer (arXiv 2311.11284). Its points come from Point-E; here from DreamMapping's points prior.
+    "LucidDreamer": dict(rule="ISM"),
+    # GaussianDreamer (arXiv 2310.08529). Its sparsity loss is left out.
+    "GaussianDreamer": dict(
+        rule="SDS", guidance=101.0, weight="sigma2", t_max=(980, 980), t_shared=False, steps=1200, resolution=1024, negative="",
+        interpolate=False, betas=(0.9, 0.99), scale_weight=0.0, tv_weight=0.0,
+        cameras=Orbit((-10.0, 45.0), (1.5, 4.0), (40.0, 70.0)),
+        growth=Growth(since=300, until=900, gradient=2e-4, split=0.04, opacity=0.05, wide=0.4, wide_since=500, reset=None,
+                      reset_to=0.1),
+        rates={"means": (5e-5, 2.5e-5), "scales": 5e-3, "quats": 1e-3, "opacities": 1e-2, "colors": 1.25e-2}),
+    # DreamGaussian (arXiv 2309.16653), stage one of text to 3D: a ball, and t falling to 20.
+    "DreamGaussian": dict(
+        rule="SDS", ball=True, points=5000, guidance=100.0, weight="sigma2", t_max=(980, 20), t_until=1.0, steps=500, views=1,
+        negative="", interpolate=False, scale_weight=0.0, tv_weight=0.0, cameras=Orbit((-30.0, 30.0), (2.5, 2.5), 49.1),
+        growth=Growth(since=0, every=50, gradient=1e-2, split=0.04, opacity=0.01, wide=0.4, wide_since=0, reset=700,
+                      reset_to=0.02),
+        rates={"means": (1e-3, 2e-5), "scales": 5e-3, "quats": 5e-3, "opacities": 5e-2, "colors": 1e-2}),
+}

@@ -1,0 +1,203 @@
+"""Many runs from one small table: prompts x methods x seeds, a row of results a run.
+
+The table is TOML. ``[[runs]]`` pair a prompt with seeds, ``[methods.NAME]`` lists fields of
+:class:`dreamlab.pipelines.dreammapping.Settings` to change (``base`` names one of the baselines to change them from), and
+``[settings]`` changes them for every method; ``tier`` is "toy" or "paper"::
+
+    tier = "toy"
+    runs = [{ prompt = "a red mug", seeds = [0, 1] }, { prompt = "a blue duck", seeds = [0] }]
+    [settings]
+    steps = 120
+    [methods.SDS]
+    rule = "SDS"
+    [methods."VDM+DCA"]
+
+A run whose row is there is not run again, and one that was interrupted goes on from its checkpoint. A run that fails has a row
+too, with its ``error``.
+"""
+import csv
+import io
+import os
+import re
+import time
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from datetime import date
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors.torch import save
+from tqdm.auto import tqdm
+
+from dreamlab.cameras import ring
+from dreamlab.export import to_uint8
+from dreamlab.metrics.picture import measure
+from dreamlab.metrics.truth import VIEWS, seen_points, truth
+from dreamlab.pipelines.baselines import BASELINES
+from dreamlab.pipelines.dreammapping import Settings, stage
+from dreamlab.priors.diffusion import BUNDLED
+from dreamlab.scenes.gaussians import Gaussians
+from dreamlab.stage import run, settings_tag
+from dreamlab.toybox.captions import parse
+from dreamlab.toybox.objects import Toy
+from dreamlab.toybox.render import render as render_truth
+
+SHEET = 8  # views a run leaves a picture of
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: what is asked for, by which method, and the settings that follow."""
+
+    method: str
+    settings: Settings
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.method, self.settings.prompt, self.settings.seed
+
+    @property
+    def tag(self) -> str:
+        return settings_tag(asdict(self.settings))
+
+
+def jobs(table: dict) -> list[Job]:
+    """The runs of a table, prompt by prompt. ValueError for what it does not know, before anything is run."""
+    if unknown := set(table) - {"tier", "runs", "settings", "methods"}:
+        raise ValueError(f"a table has tier, runs, settings and methods, and not {', '.join(sorted(unknown))}")
+    if (tier := table.get("tier", "toy")) not in ("toy", "paper"):
+        raise ValueError(f'tier must be "toy" or "paper", got {tier!r}')
+    if not table.get("runs") or not table.get("methods"):
+        raise ValueError('a table needs runs, such as [{ prompt = "a red mug", seeds = [0] }], and at least one [methods.NAME]')
+    known = {f.name for f in fields(Settings)} - {"prompt", "seed", "growth", "cameras", "decay"}
+    found = []
+    for line in table["runs"]:
+        for seed in line["seeds"]:
+            for method, changes in table["methods"].items():
+                changes = table.get("settings", {}) | changes
+                changes = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
+                base = changes.pop("base", "DreamMapping")
+                if unknown := set(changes) - known:
+                    raise ValueError(f"method {method!r} sets {sorted(unknown)}; settings are {', '.join(sorted(known))}")
+                if base not in BASELINES:
+                    raise ValueError(f"method {method!r} has base {base!r}; there is: {', '.join(BASELINES)}")
+                settings = Settings(line["prompt"], seed=seed, **BASELINES[base] | (changes if tier == "paper" else {}))
+                found.append(Job(method, settings.toy(**changes) if tier == "toy" else settings))
+    for job in found:
+        if job.settings.prior in BUNDLED:
+            parse(job.settings.prompt)
+    return found
+
+
+def one(job: Job, checkpoint: Path | None = None) -> tuple[dict, dict[str, bytes]]:
+    """Run a job. Its row, and files to keep: eight views of the scene, and the scene's leaves."""
+    settings = job.settings
+    row = {"method": job.method, "prompt": settings.prompt, "seed": settings.seed, "tag": job.tag}
+    begin = time.perf_counter()
+    try:
+        plan = stage(settings)
+        for _ in run(plan, checkpoint, every=50, progress=False, tag=job.tag):
+            pass
+    except (ValueError, FloatingPointError) as error:
+        return row | {"error": str(error), "date": str(date.today())}, {}
+    row |= {"seconds": round(time.perf_counter() - begin, 1), "steps": settings.steps}
+    if isinstance(plan.scene, Gaussians):
+        row["gaussians"] = len(plan.scene)
+    row |= results(plan.scene, settings)
+    row |= {"date": str(date.today()), "torch": torch.__version__, "threads": torch.get_num_threads(),
+            "device": str(plan.prior.null.device)}
+    with torch.no_grad():
+        views = plan.scene.render(ring(SHEET), 64, torch.ones(3)).rgb
+    buffer = io.BytesIO()
+    Image.fromarray(to_uint8(torch.cat(list(views), 1))).save(buffer, "WEBP", quality=90)
+    leaves = {name: leaf.detach().cpu().contiguous() for name, leaf in plan.scene.parameters().items()}
+    return row, {"views.webp": buffer.getvalue(), "scene.safetensors": save(leaves)}
+
+
+@torch.no_grad()
+def results(scene, settings: Settings) -> dict:
+    """Measures of a toy against the truth (:mod:`dreamlab.metrics`), from 24 views over white; nothing with another prior."""
+    if settings.prior not in BUNDLED:
+        return {}
+    kind, colour = parse(settings.prompt)
+    found = truth(scene.render, kind, colour, seen_points(scene.render)).asdict()
+    del found["front_scores"]
+    found["colour_read"], found["kind_read"] = found.pop("colour"), found.pop("kind")
+    white, cameras = torch.ones(3), ring(VIEWS)
+    real = render_truth(Toy(kind), colour, cameras, 64).rgb
+    return found | measure(scene.render(cameras, 64, white).rgb, settings.prompt, real)
+
+
+def read(path: Path) -> list[dict]:
+    """The rows of a CSV that :func:`sweep` wrote, with numbers as numbers, truths as truths and empty cells left out."""
+    def value(text: str):
+        if text in ("True", "False"):
+            return text == "True"
+        for kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                pass
+        return text
+
+    with open(path, newline="") as file:
+        return [{k: value(v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    """Rows as CSV, a column for whatever any of them has; written aside and renamed."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with open(f"{path}.part", "w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+    os.replace(f"{path}.part", path)
+
+
+def sweep(table: Path, out: Path, scheduler: str | None = None, keep: Path = Path("runs/sweep")) -> list[dict]:
+    """Run what a table asks for and ``out`` does not have yet. Rows go to ``out`` as they come, files to folders in ``keep``.
+
+    One after the other in this process, or on the workers of the Dask ``scheduler`` at an address such as
+    "tcp://host:8786" (needs the ``sweep`` extra; workers need dreamlab installed, and no common disk). ValueError where
+    ``out`` has a row of other settings under the same name.
+    """
+    todo, rows = jobs(tomllib.loads(Path(table).read_text())), read(out) if Path(out).exists() else []
+    done = {(row["method"], row["prompt"], row["seed"]): row["tag"] for row in rows}
+    if changed := [job for job in todo if done.get(job.key, job.tag) != job.tag]:
+        raise ValueError(f"{out} has {len(changed)} rows of other settings, such as {changed[0].key}: remove them, or name "
+                         "another file")
+    todo = [job for job in todo if job.key not in done]
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+
+    def folder(job: Job) -> Path:
+        return Path(keep) / re.sub(r"[^\w.+]+", "-", f"{job.method}-{job.settings.prompt}-{job.settings.seed}-{job.tag}")
+
+    def take(job: Job, row: dict, files: dict[str, bytes]):
+        folder(job).mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (folder(job) / name).write_bytes(content)
+        rows.append(row)
+        write(out, rows)
+        (folder(job) / "checkpoint.safetensors").unlink(missing_ok=True)
+
+    bar = tqdm(total=len(todo), desc=Path(table).stem)
+    for job, (row, files) in remote(todo, scheduler) if scheduler else local(todo, folder):
+        take(job, row, files)
+        bar.update()
+        bar.set_postfix_str(f"{job.method}, {job.settings.prompt}")
+    return rows
+
+
+def local(todo: list[Job], folder):
+    for job in todo:
+        yield job, one(job, folder(job) / "checkpoint.safetensors")
+
+
+def remote(todo: list[Job], scheduler: str):
+    from distributed import Client, as_completed
+
+    with Client(scheduler) as client:
+        futures = {client.submit(one, job, pure=False): job for job in todo}
+        for future, result in as_completed(futures, with_results=True):
+            yield futures[future], result
