@@ -5,10 +5,9 @@ from diffusers import StableDiffusionPipeline
 
 from dreamlab.noise import randn, seeded
 from dreamlab.priors.diffusion import BUNDLED, DiffusionPrior
-from dreamlab.priors.points import EXTENT, PointsPrior
 from dreamlab.prompts import Prompt
 from dreamlab.toybox.captions import caption
-from dreamlab.toybox.objects import COLOURS, HELD_OUT, KINDS, Toy, colour_rgb
+from dreamlab.toybox.objects import COLOURS, HELD_OUT, Toy
 
 
 @pytest.fixture(scope="module")
@@ -100,22 +99,3 @@ def test_bad_input_says_what_to_do(prior, tmp_path):
         prior.embed(["a red mug " * 20])
     with pytest.raises(FileNotFoundError, match="hf download"):
         DiffusionPrior.load(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="it knows: mug"):
-        PointsPrior.load()("an unknown thing", 10, seeded(0))
-    with pytest.raises(FileNotFoundError, match="toybox train points"):
-        PointsPrior.load(tmp_path)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_points_are_near_the_surface_and_right_in_colour_for_held_out_pairs(kind):
-    """Coarse: within a cell of the surface on average; and the colour words reach the colours."""
-    colour = dict(HELD_OUT)[kind]
-    p, rgb = PointsPrior.load()(caption(kind, colour), 1000, seeded(0))
-    assert Toy(kind).sdf(p).abs().mean() < 2 * EXTENT / 16
-    palette = torch.tensor(list(COLOURS.values()))
-    bright, palette = rgb / rgb.amax(-1, keepdim=True), palette / palette.amax(-1, keepdim=True)
-    named = torch.cdist(bright, palette).argmin(1)
-    share = (named == list(COLOURS).index(colour)).float().mean()
-    assert share > 0.3, share
-    again, _ = PointsPrior.load()(caption(kind, colour), 1000, seeded(0))
-    assert torch.equal(p, again) and rgb.shape == (1000, 3) and colour_rgb(colour)

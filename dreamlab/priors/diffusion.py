@@ -52,6 +52,12 @@ def quiet():
             x.enable_progress_bar()
 
 
+def check_length(tokenizer, text: str) -> None:
+    """ValueError for a text longer than the tokenizer's encoder reads."""
+    if (n := len(tokenizer(text, verbose=False).input_ids)) > (longest := tokenizer.model_max_length):
+        raise ValueError(f"the prompt has {n} tokens and the text encoder reads {longest}: shorten {text[:60]!r}...")
+
+
 class DiffusionPrior(Prior):
     """eps(x_t, t, y) of a text-conditioned latent diffusion model; ``y`` is the text encoder's last hidden state (B, L, D).
 
@@ -115,11 +121,9 @@ class DiffusionPrior(Prior):
     def embed(self, texts: list[str]) -> Tensor:
         """(B, L, D) last hidden states. A text longer than the encoder reads is an error, not a silent cut."""
         tokenizer = self.pipe.tokenizer
-        longest = tokenizer.model_max_length
         for text in texts:
-            if (n := len(tokenizer(text, verbose=False).input_ids)) > longest:
-                raise ValueError(f"the prompt has {n} tokens and the text encoder reads {longest}: shorten {text[:60]!r}...")
-        ids = tokenizer(texts, padding="max_length", max_length=longest, return_tensors="pt").input_ids
+            check_length(tokenizer, text)
+        ids = tokenizer(texts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
         return self.pipe.text_encoder(ids.to(self.device))[0]
 
     def encode(self, images: Images) -> Sample:

@@ -1,4 +1,4 @@
-"""A prior over coarse shapes: prompt -> coloured point cloud. The bundled one plays Shap-E's role in the toybox.
+"""Priors over coarse shapes: prompt -> coloured point cloud. The bundled one plays Shap-E's role in the toybox.
 
 It is an occupancy field read on a coarse grid: for a point p and the prompt's words, a small network gives the logit of
 "inside" and a colour. It is trained on averages over cells of a 16^3 grid, so it knows no detail finer than that: rough
@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from dreamlab.priors import shap_e
 
 BUNDLED = {"toybox": Path(__file__).parent.parent / "toybox/weights/points"}
 GRID, EXTENT = 16, 0.9  # cells per axis of the cube [-EXTENT, EXTENT]^3
@@ -81,3 +83,16 @@ class PointsPrior:
         cell = torch.multinomial(inside[:, 0].clamp_min(0.02) - 0.02, n, replacement=True, generator=generator)
         jitter = (torch.rand(n, 3, generator=generator) - 0.5) * (2 * EXTENT / GRID)
         return centres[cell] + jitter, rgb[cell]
+
+
+def load_points(name: str | Path = "toybox", device: str | torch.device = "cpu") -> "PointsPrior | shap_e.ShapE":
+    """``load_points(name)(prompt, n, generator) -> points (n, 3), colours (n, 3)`` in [0, 1], on the CPU: the prior of a name.
+
+    ``name``: "toybox" (bundled), "shap-e" (the hub's, downloaded once), a folder of a diffusers ``ShapEPipeline``, or one
+    of ``dreamlab toybox train points``. Shap-E runs on ``device``; the small field always runs on the CPU.
+    FileNotFoundError says what is missing.
+    """
+    folder = shap_e.fetch() if str(name) == "shap-e" else Path(name)
+    if (folder / "model_index.json").exists():
+        return shap_e.ShapE.load(folder, device)
+    return PointsPrior.load(name)

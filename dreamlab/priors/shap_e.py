@@ -1,0 +1,167 @@
+"""Shap-E (arXiv 2305.02463) behind the call of the points prior: prompt -> textured mesh -> coloured points on its surface.
+
+DreamMapping says of this step only "upsampling to nearly 50,000" points. Others copy vertices into small balls (LucidDreamer's
+recipe) or keep random points near vertices (GaussianDreamer). Here exactly n points are drawn evenly over the triangles.
+"""
+import json
+import pickle
+import warnings
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dreamlab.priors.diffusion import check_length, quiet
+
+REPO = "openai/shap-e"
+# A commit that another public project pins. No hash of the single files is known to us, so there is none to check them by.
+REVISION = "7bd337afdea1c17842e1c3cc45c4e268356dba40"
+FILES = ["model_index.json", "*/*.json", "*/*.txt", "prior/*.fp16.safetensors", "text_encoder/*.fp16.safetensors",
+         "shap_e_renderer/*.safetensors", "shap_e_renderer/*.bin"]
+MEND = (f"fetch it with `hf download {REPO} --revision {REVISION}` (1.1 GB of it are read) and pass the "
+        "folder's path, or use the bundled 'toybox'")
+RADIUS = 0.8  # of the ball that an object fits, see dreamlab.types
+
+
+def fetch() -> Path:
+    """Folder of Shap-E's weights at the pinned commit, downloaded once. FileNotFoundError without them and a network."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(REPO, revision=REVISION, allow_patterns=FILES))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(f"no weights for 'shap-e': {MEND}. The loader said: {error}") from error
+
+
+def to_world(vertices: Float[Tensor, "v 3"]) -> Float[Tensor, "v 3"]:
+    """Shap-E's frame -> ours: a quarter turn about z, (x, y, z) -> (-y, x, z), then centred and scaled to the ball of 0.8.
+
+    In both frames z is up. Shap-E's front is -y: there its first camera stands (diffusers' ``create_pan_cameras``), and
+    LucidDreamer mirrors y to bring the front before its own camera of azimuth 0, on +y. A turn does not swap left and
+    right, as a mirror does. The front is a habit of the training data and not a promise: single objects may face elsewhere.
+    The centre is that of the bounding box; the farthest vertex then lies 0.8 from it.
+    """
+    x, y, z = vertices.unbind(-1)
+    turned = torch.stack([-y, x, z], -1)
+    turned = turned - (turned.amin(0) + turned.amax(0)) / 2
+    return turned * (RADIUS / turned.norm(dim=-1).max())
+
+
+def linear_to_srgb(colours: Float[Tensor, "v 3"]) -> Float[Tensor, "v 3"]:
+    """Linear light -> sRGB (IEC 61966-2-1), in [0, 1]. Shap-E's meshes carry linear colours; pictures here are sRGB."""
+    return torch.where(colours <= 0.0031308, 12.92 * colours, 1.055 * colours.clamp_min(0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def surface_points(vertices: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"], colours: Float[Tensor, "v c"], n: int,
+                   generator: torch.Generator) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n c"]]:
+    """n points evenly over the surface, with colours interpolated from the corners of their triangles.
+
+    A triangle is drawn by its area; in it p = (1 - sqrt(u)) a + sqrt(u) (1 - v) b + sqrt(u) v c with u, v uniform in [0, 1].
+    ValueError for a mesh without area.
+    """
+    a, b, c = vertices[faces].unbind(1)
+    area = torch.linalg.cross(b - a, c - a).norm(dim=-1) / 2
+    if not area.sum() > 0:
+        raise ValueError(f"a mesh of {len(faces)} triangles and area {area.sum():g} has no surface to draw points from")
+    face = torch.multinomial(area, n, replacement=True, generator=generator)
+    u, v = torch.rand(2, n, 1, generator=generator)
+    weights = torch.stack([1 - u.sqrt(), u.sqrt() * (1 - v), u.sqrt() * v], 1)  # (n, 3, 1)
+    corners = faces[face]
+    return (weights * vertices[corners]).sum(1), (weights * colours[corners]).sum(1)
+
+
+def weights_file(folder: Path, part: str, stem: str) -> Path | None:
+    """The safetensors of one part of a pipeline, full or fp16."""
+    names = (f"{stem}.safetensors", f"{stem}.fp16.safetensors")
+    return next((folder / part / name for name in names if (folder / part / name).exists()), None)
+
+
+def load_renderer(folder: Path):
+    """diffusers' ``ShapERenderer`` from a pipeline folder: safetensors, or the pickle that the hub has in their place.
+
+    A pickle is read with ``weights_only=True``, and a warning names it; one that holds more than tensors is a ValueError.
+    """
+    from diffusers.pipelines.shap_e.renderer import ShapERenderer
+
+    part, stem = "shap_e_renderer", "diffusion_pytorch_model"
+    file = weights_file(folder, part, stem) or folder / part / f"{stem}.bin"
+    if not file.exists():
+        raise FileNotFoundError(f"no {part}/{stem}.safetensors (nor .bin) in {folder}: {MEND}")
+    if file.suffix == ".bin":
+        warnings.warn(f"{file} is a pickle: this part of Shap-E has no safetensors there. It is read with weights_only=True, "
+                      "which takes tensors and runs no code.", stacklevel=2)
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"{file} holds more than tensors and was not read: get it anew from {REPO}") from error
+    else:
+        state = load_file(file)
+    renderer = ShapERenderer.from_config(ShapERenderer.load_config(folder / part))
+    missing = renderer.load_state_dict(state, strict=False).missing_keys
+    if missing or not renderer.mesh_decoder.masks.any():  # without its table of cases the decoder finds no triangle
+        raise ValueError(f"{file} lacks {', '.join(missing) or 'the table of marching cubes'}: {MEND}")
+    return renderer
+
+
+class ShapE:
+    """``load_points("shap-e")("a red mug", n, generator) -> points (n, 3), colours (n, 3)`` in [0, 1], on the CPU.
+
+    Points lie on the mesh that diffusers' ``ShapEPipeline`` makes, in our frame (:func:`to_world`). ``guidance`` 15 and
+    ``steps`` 64 (of Karras, each Heun's) are OpenAI's example and that of ASD and GaussianDreamer; ``grid``: cells per axis
+    of marching cubes, 128 in diffusers.
+    """
+
+    def __init__(self, pipe, guidance: float = 15.0, steps: int = 64, grid: int = 128):
+        self.pipe, self.guidance, self.steps, self.grid = pipe, guidance, steps, grid
+        pipe.shap_e_renderer.mesh_decoder.register_forward_hook(self._not_empty)
+
+    @staticmethod
+    def _not_empty(decoder, inputs, mesh) -> None:
+        if not len(mesh.faces):
+            raise ValueError("Shap-E made a mesh without triangles: try another seed, or a prompt of one plain object")
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> "ShapE":
+        """From a local folder of a ``ShapEPipeline``. On CUDA the diffusion runs in fp16; the mesh is always made in fp32.
+
+        Reads safetensors only, but for the renderer (see :func:`load_renderer`), and runs no code of the folder.
+        FileNotFoundError names what is missing.
+        """
+        folder = Path(folder)
+        index = folder / "model_index.json"
+        kind = json.loads(index.read_text()).get("_class_name") if index.exists() else None
+        if kind != "ShapEPipeline":
+            found = f"but a {kind}" if kind else "no model_index.json"
+            raise FileNotFoundError(f"no ShapEPipeline in {folder}, {found}: {MEND}")
+        parts = {"prior": "diffusion_pytorch_model", "text_encoder": "model"}
+        files = {part: weights_file(folder, part, stem) for part, stem in parts.items()}
+        if absent := [f"{part}/{stem}.safetensors" for part, stem in parts.items() if not files[part]]:
+            raise FileNotFoundError(f"no {' nor '.join(absent)} (or .fp16.safetensors) in {folder}: {MEND}")
+        with quiet():
+            from diffusers import HeunDiscreteScheduler, PriorTransformer, ShapEPipeline
+            from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+
+            dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
+            load = lambda kind, part, **options: kind.from_pretrained(  # noqa: E731
+                str(folder), subfolder=part, local_files_only=True, **options)
+            models = {part: load(kind, part, use_safetensors=True, variant="fp16" if ".fp16." in files[part].name else None)
+                      for part, kind in (("prior", PriorTransformer), ("text_encoder", CLIPTextModelWithProjection))}
+            pipe = ShapEPipeline(
+                **{part: model.to(dtype).eval() for part, model in models.items()}, shap_e_renderer=load_renderer(folder),
+                tokenizer=load(CLIPTokenizer, "tokenizer"), scheduler=load(HeunDiscreteScheduler, "scheduler"))
+        pipe.set_progress_bar_config(desc="Shap-E", leave=False)
+        return cls(pipe.to(device))
+
+    @torch.no_grad()
+    def __call__(self, prompt: str, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """n coloured points on the surface of one mesh; the generator draws the latent first and then the points."""
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
+        check_length(self.pipe.tokenizer, prompt)
+        latent = self.pipe(prompt, num_inference_steps=self.steps, guidance_scale=self.guidance, generator=generator,
+                           output_type="latent").images.float()
+        mesh = self.pipe.shap_e_renderer.decode_to_mesh(latent, latent.device, grid_size=self.grid)
+        colours = torch.stack([mesh.vertex_channels[k] for k in "RGB"], -1).float().cpu()
+        return surface_points(to_world(mesh.verts.float().cpu()), mesh.faces.cpu(), linear_to_srgb(colours), n, generator)
