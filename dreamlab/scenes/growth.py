@@ -62,9 +62,8 @@ class Growth:
         if render.means2d.grad is None:
             raise ValueError("no gradient has reached render.means2d: observe a render after loss.backward()")
         views, resolution = render.rgb.shape[:2]
-        drawn = (render.radii > 0).all(-1)
-        pull = render.means2d.grad.norm(dim=-1) * views * resolution / 2
-        seen = {"pull": torch.where(drawn, pull, 0).sum(0), "views": drawn.sum(0).to(pull),
+        pull = render.means2d.grad.norm(dim=-1) * views * resolution / 2  # 0 where it is not drawn
+        seen = {"pull": pull.sum(0), "views": (render.radii > 0).all(-1).sum(0).to(pull),
                 "radius": render.radii.amax((0, 2)) / resolution}
         if self.seen and len(self.seen["pull"]) != len(seen["pull"]):
             raise ValueError(f"the render shows {len(seen['pull'])} Gaussians, those before it {len(self.seen['pull'])}: "
