@@ -1,0 +1,127 @@
+"""Sweeps: the table is checked before any run, rows survive interruption, and Dask's workers give the same rows."""
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from dreamlab import cli, sweep
+from dreamlab.sweep import jobs, read, write
+
+SMALL = "[settings]\nsteps = 1\npoints = 60\nresolution = 32\n"
+TABLE = 'runs = [{ prompt = "a red mug", seeds = [0, 1] }]\n' + SMALL + '[methods.SDS]\nrule = "SDS"\n[methods.VDM]\n'
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.toml").write_text(TABLE)
+    return tmp_path / "table.toml"
+
+
+def test_a_table_is_prompts_times_methods_times_seeds():
+    found = jobs(tomllib.loads(TABLE))
+    assert [job.key for job in found] == [(m, "a red mug", s) for s in (0, 1) for m in ("SDS", "VDM")]
+    assert {job.settings.steps for job in found} == {1} and found[0].settings.rule == "SDS"
+    assert len({job.tag for job in found}) == 4
+
+
+def test_a_method_starts_from_a_baseline_in_either_tier():
+    text = 'tier = "{}"\nruns = [{{ prompt = "a red mug", seeds = [0] }}]\n[methods.X]\nbase = "DreamFusion"\nsteps = 7\n'
+    toy, = jobs(tomllib.loads(text.format("toy")))
+    paper, = jobs(tomllib.loads(text.format("paper")))
+    for job in (toy, paper):
+        assert (job.settings.rule, job.settings.scene, job.settings.steps) == ("SDS", "nerf", 7)
+    assert (toy.settings.prior, paper.settings.prior, paper.settings.guidance) == ("toybox", "sd-2.1-base", 101.0)
+
+
+@pytest.mark.parametrize("change, says", [
+    (("[settings]", "[setings]"), "not setings"),
+    (('rule = "SDS"', 'rules = "SDS"'), r"sets \['rules'\].*rule"),
+    (('rule = "SDS"', 'base = "Magic"'), "'Magic'.*LucidDreamer"),
+    (("runs =", 'tier = "gpu"\nruns ='), '"toy" or "paper", got \'gpu\''),
+    (("a red mug", "a red dragon"), "dragon"),
+    (("[methods.VDM]", ""), None),
+    ((TABLE, SMALL), "needs runs"),
+])
+def test_a_wrong_table_is_refused_before_any_run(table, change, says, monkeypatch):
+    monkeypatch.setattr(sweep, "one", lambda *_: pytest.fail("a run began"))
+    table.write_text(TABLE.replace(*change))
+    if says is None:
+        assert len(jobs(tomllib.loads(table.read_text()))) == 2
+        return
+    with pytest.raises(ValueError, match=says):
+        sweep.sweep(table, Path("out.csv"))
+    assert not Path("out.csv").exists()
+
+
+def test_rows_come_back_as_they_were(tmp_path):
+    rows = [{"method": "a", "seed": 0, "right": True, "iou": 0.5}, {"method": "b, c", "seed": 1, "error": 'it said "no"'}]
+    write(tmp_path / "x.csv", rows)
+    assert read(tmp_path / "x.csv") == rows
+
+
+def test_a_sweep_goes_on_where_it_was_stopped(table, monkeypatch):
+    out, real, begun = Path("results/out.csv"), sweep.one, []
+
+    def one(job, checkpoint=None):
+        begun.append(job.key)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return real(job, checkpoint)
+
+    monkeypatch.setattr(sweep, "one", one)
+    assert cli.main(["sweep", str(table), "--out", str(out)]) == 130
+    first, = read(out)
+    assert first["method"] == "SDS" and first["fronts"] >= 0 and 0 <= first["iou"] <= 1
+    assert cli.main(["sweep", str(table), "--out", str(out)]) == 0
+    rows = read(out)
+    assert len(rows) == 4 and rows[0] == first and len(begun) == 5
+    assert cli.main(["sweep", str(table), "--out", str(out)]) == 0 and len(begun) == 5
+    kept = list(Path("runs/sweep").glob("*/*"))
+    assert sorted({path.name for path in kept}) == ["scene.safetensors", "views.webp"] and len(kept) == 8
+
+
+def test_a_run_that_was_killed_goes_on_from_its_checkpoint(table):
+    """What is left of a killed run is its checkpoint; the run that follows ends where an undisturbed one does."""
+    table.write_text(TABLE.replace("steps = 1", "steps = 3").replace("seeds = [0, 1]", "seeds = [0]"))
+    job = jobs(tomllib.loads(table.read_text()))[1]
+    whole, files = sweep.one(job)
+    plan = sweep.stage(job.settings)
+    for step in sweep.run(plan, Path("half.safetensors"), every=1, progress=False, tag=job.tag):
+        if step.step == 1:
+            break
+    again, same = sweep.one(job, Path("half.safetensors"))
+    assert same == files
+    assert {k: v for k, v in again.items() if k != "seconds"} == {k: v for k, v in whole.items() if k != "seconds"}
+
+
+def test_a_row_of_other_settings_is_not_taken_for_this_one(table):
+    write(Path("out.csv"), [{"method": "SDS", "prompt": "a red mug", "seed": 0, "tag": "other"}])
+    with pytest.raises(ValueError, match="1 rows of other settings.*another file"):
+        sweep.sweep(table, Path("out.csv"))
+
+
+def test_a_run_that_fails_leaves_its_error_and_the_others_go_on(table):
+    table.write_text(TABLE.replace('rule = "SDS"', "t_max = [5000, 5000]").replace("seeds = [0, 1]", "seeds = [0]"))
+    failed, fine = sweep.sweep(table, Path("out.csv"))
+    assert "t must lie in [0, 999]" in failed["error"] and "iou" not in failed
+    assert "error" not in fine and fine["iou"] >= 0
+    assert read(Path("out.csv"))[0]["error"] == failed["error"]
+
+
+@pytest.mark.slow
+def test_dask_gives_the_same_rows(table):
+    from distributed import LocalCluster
+
+    table.write_text(TABLE.replace("seeds = [0, 1]", "seeds = [0]"))
+    here = sweep.sweep(table, Path("here.csv"))
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as cluster:
+        there = sweep.sweep(table, Path("there.csv"), cluster.scheduler_address)
+    by_method = [{row["method"]: {k: v for k, v in row.items() if k != "seconds"} for row in rows} for rows in (here, there)]
+    assert by_method[0] == by_method[1]
+
+
+@pytest.mark.parametrize("name", ["demo", "dreammapping", "janus"])
+def test_the_stored_tables_are_read(name):
+    found = jobs(tomllib.loads((Path(__file__).parents[1] / "sweeps" / f"{name}.toml").read_text()))
+    assert len(found) == {"demo": 48, "dreammapping": 60, "janus": 30}[name] == len({job.key for job in found})
