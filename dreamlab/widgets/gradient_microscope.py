@@ -221,8 +221,7 @@ def gradient_microscope(prior: Prior, prompts: Sequence[str] = PROMPTS, rules: S
         if names.value not in built:
             built[names.value] = named(prior, names.value)
         view = look(prior, texts.value, times.value, scale.value, built[names.value], x, seed)
-        image.tooltip = sentence(view)
-        line.value, image.value = escape(image.tooltip), to_png(draw(view))
+        line.value, image.value = escape(sentence(view)), to_png(draw(view))
 
     for control in (names, texts, times, scale):
         control.observe(show, "value")

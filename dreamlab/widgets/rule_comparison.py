@@ -152,8 +152,7 @@ def rule_comparison(histories: dict[str, History]):
 
     def show(change=None):
         chosen = histories[first.value], histories[second.value], steps.value
-        image.tooltip = describe(*chosen)
-        line.value, image.value = escape(image.tooltip), png(*chosen)
+        line.value, image.value = escape(describe(*chosen)), png(*chosen)
 
     for control in (first, second, steps):
         control.observe(show, "value")

@@ -155,7 +155,7 @@ def schedule_explorer(recipe: str = "DreamMapping on the toybox"):
     def show(change=None):
         if change and change.owner is names:
             steps.max, steps.value = RECIPES[names.value].steps - 1, 0
-        line.value = picture.tooltip = describe(names.value, steps.value)
+        line.value = describe(names.value, steps.value)
         picture.value = png(names.value, steps.value)
 
     for control in (names, steps):
