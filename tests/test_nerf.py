@@ -1,14 +1,16 @@
 """Volume rendering and the hash grid: closed forms, nerfacc, finite differences, dense grids."""
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from dreamlab.cameras import orbit, ring
+from dreamlab.noise import seeded
 from dreamlab.priors.mixture import ImageMixturePrior
 from dreamlab.prompts import Prompt
-from dreamlab.render.volume import inside_ball, volume, weights
+from dreamlab.render.volume import Occupancy, inside_ball, volume, weights
 from dreamlab.rules import SDS, VDM
 from dreamlab.scenes.nerf import HashGrid, NeRF
 from dreamlab.schedules import Annealed
@@ -87,6 +89,147 @@ def test_bad_sizes_are_named(bad):
     field = NeRF(HashGrid(1, 1, 64, 2)).field
     with pytest.raises(ValueError, match="got"):
         volume(field, ring(3), **({"resolution": 8, "background": torch.ones(3)} | bad))
+
+
+# Leaving out what nobody would see.
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """nerfacc's CUDA kernels for packed samples, as it documents them, in torch: all of the path but these runs on a CPU."""
+    pytest.importorskip("nerfacc")
+    from nerfacc import volrend
+    from nerfacc.estimators import occ_grid
+
+    def pack_info(ray, n_rays):
+        counts = torch.bincount(ray, minlength=n_rays)
+        return torch.stack([counts.cumsum(0) - counts, counts], -1)
+
+    def exclusive_sum(x, packed_info):
+        return torch.cat([part.cumsum(0) - part for part in x.split(packed_info[:, 1].tolist())])
+
+    def traverse_grids(origins, directions, binaries, aabbs, near_planes, far_planes, step_size, cone_angle):
+        places = torch.arange(int(((far_planes - near_planes) / step_size).max()) + 2) + 0.5
+        middle = near_planes[:, None] + places * step_size
+        points = origins[:, None] + middle[..., None] * directions[:, None]
+        cell = ((points - aabbs[0, :3]) / (aabbs[0, 3:] - aabbs[0, :3]) * binaries.shape[1]).floor().long()
+        inside = ((cell >= 0) & (cell < binaries.shape[1])).all(-1) & (middle < far_planes[:, None])
+        taken = binaries[0][cell.clamp(0, binaries.shape[1] - 1).unbind(-1)] & inside
+        ray = taken.nonzero()[:, 0]
+        edges = (middle[taken][:, None] + step_size * torch.tensor([-0.5, 0.5])).flatten()
+        left = torch.tensor([True, False]).repeat(len(ray))
+        samples = SimpleNamespace(ray_indices=ray, packed_info=pack_info(ray, len(origins)))
+        return SimpleNamespace(vals=edges, is_left=left, is_right=~left), samples, None
+
+    monkeypatch.setattr(volrend, "pack_info", pack_info)
+    monkeypatch.setattr(volrend, "exclusive_sum", exclusive_sum)
+    monkeypatch.setattr(occ_grid, "traverse_grids", traverse_grids)
+
+
+def blob(samples=200, **settings) -> NeRF:
+    """A field whose density rises from nothing to 20 within a shell, and whose colours vary."""
+    nerf = NeRF(HashGrid(3, 2, 2**12, 4, 2.0, seeded(0)), hidden=8, samples=samples, generator=seeded(0), **settings)
+    with torch.no_grad():
+        for table in nerf.grid.tables:
+            table.normal_(generator=seeded(1))
+    return nerf
+
+
+def occupied(nerf: NeRF, **settings) -> NeRF:
+    nerf.occupancy = Occupancy(nerf.density, nerf.radius, nerf.samples, torch.device("cpu"), cells=32, **settings)
+    return nerf
+
+
+def compared(one: NeRF, two: NeRF, resolution=20):
+    """Two renders of fields that must not differ, and the gradients of the same loss in both."""
+    out = []
+    for nerf in (one, two):
+        device = nerf.grid.tables[0].device
+        render = nerf.render(orbit([20.0, 130.0], [10.0, -30.0], 2.2), resolution, torch.tensor([0.2, 0.5, 0.9]))
+        loss = render.rgb.square().sum() + (render.depth * render.alpha).sum()
+        gradients = dict(zip(nerf.parameters(), torch.autograd.grad(loss, [*nerf.parameters().values()]), strict=True))
+        assert render.rgb.device == device
+        out.append((render, {name: g.cpu() for name, g in gradients.items()}))
+    return out
+
+
+def assert_the_same(one, two):
+    (a, a_grad), (b, b_grad) = one, two
+    for name, tolerance in (("rgb", 0.01), ("alpha", 0.01), ("depth", 0.02)):
+        error = (getattr(a, name) - getattr(b, name).cpu()).abs() * (a.alpha > 0.1)
+        assert error.max() < tolerance and error.mean() < tolerance / 10, name
+    assert (a.alpha - b.alpha.cpu()).abs().max() < 0.01
+    for name in a_grad:
+        assert (a_grad[name] - b_grad[name]).norm() < 0.02 * a_grad[name].norm(), name
+
+
+def test_an_occupancy_changes_no_picture_and_no_gradient(kernels):
+    plain, sparse = blob(), occupied(blob())
+    assert_the_same(*compared(plain, sparse))
+    share = sparse.occupancy.grid.binaries.float().mean()
+    assert 0.01 < share < 0.3  # of the cube's cells; the ball fills 0.52 of it
+
+
+def test_a_ray_through_the_middle_has_the_same_samples(kernels):
+    """Its chord is the ball's diameter, so both take the same places, and only what is thrown away differs."""
+    plain, sparse = (nerf.render(orbit(30.0), 1, torch.zeros(3)) for nerf in (blob(), occupied(blob(), lost=1e-6)))
+    torch.testing.assert_close(plain.rgb, sparse.rgb, atol=3e-4, rtol=0)
+    torch.testing.assert_close(plain.depth, sparse.depth, atol=1e-3, rtol=0)
+
+
+def test_what_is_lost_is_bounded(kernels):
+    for lost in (0.01, 0.3):
+        thick = [-(1 - nerf.render(ring(2), 16, torch.zeros(3)).alpha).clamp(min=1e-3).log()
+                 for nerf in (blob(), occupied(blob(), lost=lost))]
+        missing = (thick[0] - thick[1])[thick[0] < 3]  # where the early stop and the clamp play no part
+        assert missing.max() < lost + 1e-3
+    assert missing.max() > 0.02  # so 0.3 does throw something away
+
+
+def test_jitter_of_sparse_samples_comes_from_its_generator(kernels):
+    nerf = occupied(blob(20))
+    a, b, c = (nerf.render(ring(1), 8, torch.ones(3), seeded(s)).rgb for s in (1, 1, 2))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+    global_state = torch.get_rng_state()
+    nerf.render(ring(1), 8, torch.ones(3), seeded(1))
+    assert torch.equal(torch.get_rng_state(), global_state)
+
+
+def test_what_appears_is_found_within_16_renders_that_learn(kernels):
+    nerf, black = occupied(NeRF(HashGrid(1, 1, 64, 2), hidden=4, samples=40, bias=-1e4, width=1e9)), torch.zeros(3)
+    empty = nerf.render(ring(1), 8, black)
+    assert (empty.alpha < 1e-3).all()
+    nerf.bias = 20.0
+    with torch.no_grad():
+        assert all((nerf.render(ring(1), 8, black).alpha < 1e-3).all() for _ in range(20))  # looking teaches nothing
+    found = [bool((nerf.render(ring(1), 8, black).alpha > 0.9).any()) for _ in range(16)]
+    assert found == [False] * 15 + [True]
+
+
+def test_a_field_of_nothing_shows_the_background_and_has_gradients(kernels):
+    nerf = occupied(NeRF(HashGrid(1, 1, 64, 2), hidden=4, samples=20, bias=-1e4, width=1e9))
+    render = nerf.render(ring(2), 6, torch.tensor([0.1, 0.2, 0.3]))
+    assert (render.alpha == 0).all() and torch.equal(render.rgb, torch.tensor([0.1, 0.2, 0.3]).expand(2, 6, 6, 3))
+    assert all((g == 0).all() for g in torch.autograd.grad(render.rgb.sum(), [*nerf.parameters().values()]))
+
+
+def test_new_leaves_or_another_device_forget_what_was_occupied(kernels, tmp_path):
+    nerf = occupied(blob(10))
+    nerf.save(tmp_path / "nerf.safetensors")
+    assert nerf.load(tmp_path / "nerf.safetensors").occupancy is None
+    assert occupied(nerf).to("cpu").occupancy is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="nerfacc's packed samples need CUDA")
+@pytest.mark.parametrize("learning", [True, False])
+def test_the_same_on_cuda(learning):
+    there = blob().to("cuda")
+    if learning:
+        assert_the_same(*compared(blob(), there))
+    else:
+        with torch.no_grad():
+            here, there = (nerf.render(ring(3), 24, torch.ones(3)) for nerf in (blob(), there))
+        assert (here.rgb - there.rgb.cpu()).abs().max() < 0.02
 
 
 # The hash grid.

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dreamlab.cameras import Cameras
-from dreamlab.render.volume import volume
+from dreamlab.render.volume import Occupancy, volume
 from dreamlab.types import Render
 
 PRIMES = (1, 2654435761, 805459861)  # of the spatial hash, Eq. 4
@@ -61,12 +61,14 @@ class NeRF:
 
     density(x) = softplus(MLP(grid(x)) + bias (1 - |x| / width)): the bias makes the start a soft blob, so that there is
     something to colour; 10 and 0.5 are Magic3D's in threestudio, and DreamFlow's. Colour is a sigmoid and does not depend
-    on the direction. ``samples`` a ray.
+    on the direction. ``samples`` a ray. On CUDA the first render makes an ``occupancy``, which follows what is learnt; set it
+    to None after changing leaves by hand.
     """
 
     def __init__(self, grid: HashGrid | None = None, hidden: int = 64, radius: float = 1.0, samples: int = 64,
                  bias: float = 10.0, width: float = 0.5, generator: torch.Generator | None = None):
         self.radius, self.samples, self.bias, self.width = radius, samples, bias, width
+        self.occupancy: Occupancy | None = None
         self.grid = grid or HashGrid(generator=generator)
         n = sum(table.shape[1] for table in self.grid.tables)
         seed = torch.randint(2**62, (), generator=generator) if generator else 0
@@ -79,6 +81,7 @@ class NeRF:
         """This field, moved to another device."""
         self.grid.to(device)
         self.mlps.to(device)
+        self.occupancy = None
         return self
 
     def parameters(self) -> dict[str, Tensor]:
@@ -107,7 +110,13 @@ class NeRF:
         return -F.normalize(torch.stack(slope, -1), dim=-1)
 
     def render(self, cameras: Cameras, resolution: int, background: Tensor, generator: torch.Generator | None = None) -> Render:
-        return volume(self.field, cameras, resolution, background, self.samples, self.radius, generator)
+        device = self.grid.tables[0].device
+        if device.type == "cuda" and not self.occupancy:
+            self.occupancy = Occupancy(self.density, self.radius, self.samples, device)
+        if self.occupancy:
+            self.occupancy.look()
+        return volume(self.field, cameras.to(device), resolution, background, self.samples, self.radius, generator,
+                      self.occupancy)
 
     def save(self, path: Path) -> None:
         """The leaves as safetensors, written aside and renamed."""
@@ -122,4 +131,5 @@ class NeRF:
         with torch.no_grad():
             for name, leaf in mine.items():
                 leaf.copy_(saved[name])
+        self.occupancy = None
         return self
