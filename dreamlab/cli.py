@@ -56,7 +56,8 @@ def dream(args: argparse.Namespace, **steps: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; bad input prints its message and exits with 2, Ctrl-C keeps what there is and exits with 130."""
+    """Run a command. Exits with 2 after bad input or missing weights, 1 where a file could not be written or a checkpoint not
+    be read, and 130 after Ctrl-C, each with one line that says so; what was reached is kept."""
     args = parser().parse_args(arguments)
     steps = {} if getattr(args, "steps", None) is None else {"steps": args.steps}
     try:
@@ -73,6 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         print(f"dreamlab: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"dreamlab: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\ndreamlab: stopped; what was reached is saved, and the same command goes on from it", file=sys.stderr)
         return 130

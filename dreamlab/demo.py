@@ -1,6 +1,5 @@
 """From a prompt to a folder: distil, draw, measure, and say what was made and where. Gaussians, or pictures without any 3D."""
 import json
-import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 
 from dreamlab import export
 from dreamlab.cameras import ring
+from dreamlab.files import writing
 from dreamlab.metrics.picture import measure, references
 from dreamlab.metrics.truth import seen_points, truth
 from dreamlab.pipelines import picture
@@ -91,14 +91,14 @@ def slug(prompt: str) -> str:
 
 def distil(plan: Stage, settings: Settings | picture.Settings, folder: Path, keep: Callable[[], None],
            watch: Callable[[int], None] = lambda done: None) -> None:
-    """Run a stage to its end or to Ctrl-C, and leave in ``folder`` its checkpoint, ``settings.json`` and what ``keep`` writes.
+    """Run a stage to its end, to Ctrl-C, or to a gradient that is not finite, and leave in ``folder`` its checkpoint,
+    ``settings.json`` and what ``keep`` writes.
 
     ``watch(steps done)`` is called at the start of a new run and after every step.
     """
     checkpoint = folder / "checkpoint.safetensors"
 
     def leave():
-        folder.mkdir(parents=True, exist_ok=True)
         write(folder / "settings.json", asdict(settings))
         keep()
 
@@ -108,7 +108,7 @@ def distil(plan: Stage, settings: Settings | picture.Settings, folder: Path, kee
     try:
         for step in steps:
             watch(step.step + 1)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, FloatingPointError):
         steps.close()  # saves the checkpoint
         leave()
         raise
@@ -164,9 +164,8 @@ def film(path: Path, images: Images, moments: list[int], column: int) -> None:
 
 def save_image(image: Image.Image, path: Path, **options) -> None:
     """In the format of the name, written aside and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(f"{path}.part", path.suffix[1:].upper(), **options)
-    os.replace(f"{path}.part", path)
+    with writing(path) as part:
+        image.save(part, path.suffix[1:].upper(), **options)
 
 
 def write(path: Path, values: dict) -> None:
@@ -175,5 +174,5 @@ def write(path: Path, values: dict) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    Path(f"{path}.part").write_text(text)
-    os.replace(f"{path}.part", path)
+    with writing(path) as part:
+        part.write_text(text)

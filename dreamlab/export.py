@@ -1,7 +1,6 @@
 """Files for other programs and for the eye: 3DGS ``.ply``, turntable, viewer, contact sheet. Written aside, then renamed."""
 import base64
 import io
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dreamlab.cameras import orbit
+from dreamlab.files import writing
 from dreamlab.scenes.gaussians import Gaussians
 from dreamlab.types import Images
 
@@ -33,8 +33,8 @@ def save_ply(scene: Gaussians, path: Path | str) -> None:
     rows = torch.cat([raw["means"], normals, f_dc, raw["opacities"][:, None], raw["scales"], raw["quats"]], 1)
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}",
               *(f"property float {name}" for name in COLUMNS), "end_header", ""]
-    Path(f"{path}.part").write_bytes("\n".join(header).encode() + rows.numpy().astype("<f4").tobytes())
-    os.replace(f"{path}.part", path)
+    with writing(path) as part:
+        part.write_bytes("\n".join(header).encode() + rows.numpy().astype("<f4").tobytes())
 
 
 def load_ply(path: Path | str) -> Gaussians:
@@ -70,8 +70,8 @@ def save_turntable(frames: Images, path: Path | str, fps: float | int = 12) -> N
     if not len(frames) or fps <= 0:
         raise ValueError(f"a turntable needs at least one frame and fps > 0, got {len(frames)} frames at {fps:g}")
     first, *rest = map(Image.fromarray, to_uint8(frames))
-    first.save(f"{path}.part", format=suffix[1:], save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
-    os.replace(f"{path}.part", path)
+    with writing(path) as part:
+        first.save(part, format=suffix[1:], save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
 
 
 @torch.no_grad()
@@ -98,8 +98,8 @@ def save_viewer(scene, path: Path | str, title: str = "", views: int = 36, eleva
     page = Template(Path(__file__).with_name("viewer.html").read_text(encoding="utf-8")).substitute(
         title=escape(title), size=resolution, views=views, tilts=[float(f"{e:g}") for e in tilts],
         sheet=base64.b64encode(file.getvalue()).decode())
-    Path(f"{path}.part").write_text(page, encoding="utf-8")
-    os.replace(f"{path}.part", path)
+    with writing(path) as part:
+        part.write_text(page, encoding="utf-8")
 
 
 def contact_sheet(rows: list[Float[Tensor, "_ _ _ 3"]], labels: list[str], gap: int = 4) -> Image.Image:

@@ -1,7 +1,6 @@
 """The one loop: a scene renders, a prior predicts noise, a rule turns the two into a gradient, an optimiser follows it."""
 import hashlib
 import json
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from dreamlab.cameras import Cameras, Orbit
+from dreamlab.files import writing
 from dreamlab.learner import select
 from dreamlab.noise import randn, seeded
 from dreamlab.priors.base import Prior
@@ -92,7 +92,11 @@ def run(stage: Stage, checkpoint: Path | None = None, every: int = 25, progress:
     interrupted, and a run that finds its file goes on from it, bit for bit on a CPU with the same number of threads.
 
     ``tag`` names the settings; a checkpoint with another tag is an error, because it would not be the same run.
-    ``FloatingPointError`` if a gradient is not finite, with the last good state in the scene.
+
+    A step happens as a whole or not at all. Where it fails, scene, optimiser, rule and growth are put back to the step
+    before, that is saved, and the error goes on to the caller: ``FloatingPointError`` if a gradient is not finite,
+    ``ValueError`` if no Gaussian would be left. ``OSError`` if a checkpoint cannot be written, which keeps the one before,
+    or cannot be read.
     """
     optimiser, done = make_optimiser(stage), 0
     if checkpoint and Path(checkpoint).exists():
@@ -101,8 +105,13 @@ def run(stage: Stage, checkpoint: Path | None = None, every: int = 25, progress:
     bar = tqdm(range(done, stage.steps), initial=done, total=stage.steps, disable=not progress, desc="distilling")
     try:
         for step in bar:
-            with uninterrupted() as asked:
-                result = advance(stage, optimiser, step)
+            before = snapshot(stage, optimiser)
+            try:
+                with uninterrupted() as asked:
+                    result = advance(stage, optimiser, step)
+            except BaseException:
+                optimiser = restore(stage, before)
+                raise
             done = step + 1
             bar.set_postfix(loss=f"{result.loss:.3f}", refresh=False)
             if checkpoint and (done % every == 0 or done == stage.steps):
@@ -187,25 +196,45 @@ def advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:
     return Step(step, t, cameras, render, residual, residual.value.square().mean().item(), norm)
 
 
-def save(stage: Stage, optimiser: torch.optim.Optimizer, path: Path, done: int, tag: str) -> None:
-    """Scene, Adam's moments, and the state of rule and growth in one safetensors file, written aside and renamed."""
+def snapshot(stage: Stage, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Copies of what a step changes: ``scene.*``, Adam's moments ``adam.*``, the states of ``rule.*`` and ``growth.*``."""
     tensors = {f"scene.{k}": v for k, v in stage.scene.parameters().items()}
     for i, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in moments.items()}
     tensors |= {f"rule.{k}": v for k, v in stage.rule.state_dict().items()}
     tensors |= {f"growth.{k}": v for k, v in stage.growth.state_dict().items()} if stage.growth else {}
-    tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, f"{path}.part", metadata={"done": str(done), "tag": tag})
-    os.replace(f"{path}.part", path)
+    return {k: v.detach().contiguous().clone() for k, v in tensors.items()}
+
+
+def save(stage: Stage, optimiser: torch.optim.Optimizer, path: Path, done: int, tag: str) -> None:
+    """The :func:`snapshot` in a safetensors file, with the number of steps done and the tag. OSError where it finds no room."""
+    tensors = snapshot(stage, optimiser)
+    with writing(path) as part:
+        save_file(tensors, part, metadata={"done": str(done), "tag": tag})
 
 
 def load(stage: Stage, path: Path, tag: str) -> tuple[torch.optim.Adam, int]:
-    """Put a checkpoint back into the stage; returns its optimiser, and how many steps it holds."""
-    with safe_open(path, "pt") as file:
-        metadata, tensors = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}
-    if metadata["tag"] != tag:
+    """Put a checkpoint back into the stage; returns its optimiser, and how many steps it holds.
+
+    OSError for a file that is cut short or something else, ValueError for one of another run; nothing is changed then.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
+        done = int(metadata["done"])
+    except (OSError, SafetensorError, KeyError) as error:
+        raise OSError(f"the checkpoint {path} cannot be read, it is damaged or something else ({error}): remove it to start "
+                      "this run anew, or put a copy of it in its place") from error
+    shapes = {k: v.shape for k, v in select(tensors, "scene").items()}
+    mine = {k: v.shape for k, v in stage.scene.parameters().items()}
+    if metadata.get("tag") != tag or shapes.keys() != mine.keys() or (shapes != mine and not stage.growth):
         raise ValueError(f"the checkpoint {path} belongs to other settings: remove it, or choose another folder")
+    return restore(stage, tensors), done
+
+
+def restore(stage: Stage, tensors: dict[str, Tensor]) -> torch.optim.Adam:
+    """Put a :func:`snapshot` back into the stage; returns its optimiser. ValueError, and no change, if the rule is another."""
+    stage.rule.load_state_dict(select(tensors, "rule"))
     device = next(iter(stage.scene.parameters().values())).device
     if stage.growth:  # the number of Gaussians may have changed
         stage.growth.load_state_dict(select(tensors, "growth"))
@@ -221,8 +250,7 @@ def load(stage: Stage, path: Path, tag: str) -> tuple[torch.optim.Adam, int]:
             _, i, name = key.split(".")
             state["state"].setdefault(int(i), {})[name] = value
     optimiser.load_state_dict(state)
-    stage.rule.load_state_dict(select(tensors, "rule"))
-    return optimiser, int(metadata["done"])
+    return optimiser
 
 
 def settings_tag(settings: dict) -> str:

@@ -17,7 +17,6 @@ too, with its ``error``.
 """
 import csv
 import io
-import os
 import re
 import time
 import tomllib
@@ -32,6 +31,7 @@ from tqdm.auto import tqdm
 
 from dreamlab.cameras import ring
 from dreamlab.export import to_uint8
+from dreamlab.files import writing
 from dreamlab.metrics.picture import measure
 from dreamlab.metrics.truth import VIEWS, seen_points, truth
 from dreamlab.pipelines.baselines import BASELINES
@@ -148,11 +148,10 @@ def read(path: Path) -> list[dict]:
 def write(path: Path, rows: list[dict]) -> None:
     """Rows as CSV, a column for whatever any of them has; written aside and renamed."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with open(f"{path}.part", "w", newline="") as file:
+    with writing(path) as part, open(part, "w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-    os.replace(f"{path}.part", path)
 
 
 def sweep(table: Path, out: Path, scheduler: str | None = None, keep: Path = Path("runs/sweep")) -> list[dict]:
@@ -168,18 +167,18 @@ def sweep(table: Path, out: Path, scheduler: str | None = None, keep: Path = Pat
         raise ValueError(f"{out} has {len(changed)} rows of other settings, such as {changed[0].key}: remove them, or name "
                          "another file")
     todo = [job for job in todo if job.key not in done]
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
 
     def folder(job: Job) -> Path:
         return Path(keep) / re.sub(r"[^\w.+]+", "-", f"{job.method}-{job.settings.prompt}-{job.settings.seed}-{job.tag}")
 
     def take(job: Job, row: dict, files: dict[str, bytes]):
-        folder(job).mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            (folder(job) / name).write_bytes(content)
+            with writing(folder(job) / name) as part:
+                part.write_bytes(content)
         rows.append(row)
         write(out, rows)
-        (folder(job) / "checkpoint.safetensors").unlink(missing_ok=True)
+        if "error" not in row:
+            (folder(job) / "checkpoint.safetensors").unlink(missing_ok=True)
 
     bar = tqdm(total=len(todo), desc=Path(table).stem)
     for job, (row, files) in remote(todo, scheduler) if scheduler else local(todo, folder):

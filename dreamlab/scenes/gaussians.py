@@ -1,5 +1,4 @@
 """3D Gaussians as a scene (arXiv 2308.04079), in gsplat's names."""
-import os
 from pathlib import Path
 
 import torch
@@ -8,6 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dreamlab.cameras import Cameras
+from dreamlab.files import writing
 from dreamlab.render.splat import splat
 from dreamlab.types import Render
 
@@ -90,8 +90,8 @@ class Gaussians:
 
     def save(self, path: Path) -> None:
         """The leaves as safetensors, written aside and renamed."""
-        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, f"{path}.part")
-        os.replace(f"{path}.part", path)
+        with writing(path) as part:
+            save_file({name: value.contiguous() for name, value in self.state_dict().items()}, part)
 
     @classmethod
     def load(cls, path: Path) -> "Gaussians":

@@ -1,5 +1,4 @@
 """A neural radiance field: multi-resolution hash grid (Instant-NGP, arXiv 2201.05989) and two small networks."""
-import os
 from itertools import product
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dreamlab.cameras import Cameras
+from dreamlab.files import writing
 from dreamlab.render.volume import Occupancy, volume
 from dreamlab.types import Render
 
@@ -120,8 +120,8 @@ class NeRF:
 
     def save(self, path: Path) -> None:
         """The leaves as safetensors, written aside and renamed."""
-        save_file({k: v.detach().contiguous() for k, v in self.parameters().items()}, f"{path}.part")
-        os.replace(f"{path}.part", path)
+        with writing(path) as part:
+            save_file({k: v.detach().contiguous() for k, v in self.parameters().items()}, part)
 
     def load(self, path: Path) -> "NeRF":
         """The leaves of a file, into a field of the same shape. ValueError where it is another one."""

@@ -1,5 +1,4 @@
 """The simplest scene: a picture that is its own render. Distilled into it, a rule can be watched without any 3D."""
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dreamlab.cameras import Cameras
+from dreamlab.files import writing
 from dreamlab.types import Images, Render
 
 
@@ -56,8 +56,8 @@ class Picture:
 
     def save(self, path: Path) -> None:
         """The leaf as safetensors, written aside and renamed."""
-        save_file({name: x.detach().contiguous() for name, x in self.parameters().items()}, f"{path}.part")
-        os.replace(f"{path}.part", path)
+        with writing(path) as part:
+            save_file({name: x.detach().contiguous() for name, x in self.parameters().items()}, part)
 
     @classmethod
     def load(cls, path: Path, decode: Callable[[Tensor], Images] | None = None) -> "Picture":

@@ -1,5 +1,4 @@
 """Captioned pictures of the toybox: views stored as layers, coloured when a batch is drawn. Same seed, same world."""
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,9 +61,8 @@ class Views:
                 layers.append((stack * 255).round().to(torch.uint8).contiguous())
         views = Views(torch.cat(layers), torch.arange(len(KINDS)).repeat_interleave(per_kind), torch.cat(azimuths))
         if cache:
-            cache.parent.mkdir(parents=True, exist_ok=True)
-            save_file(vars(views), f"{cache}.part")
-            os.replace(f"{cache}.part", cache)
+            with writing(cache) as part:
+                save_file(vars(views), part)
         return views
 
     def paint(self, index: Tensor, colour: Float[Tensor, "n 3"], background: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3 h w"]:

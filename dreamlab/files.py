@@ -1,0 +1,30 @@
+"""Files that are whole or not there: written beside their place, then renamed into it."""
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+@contextmanager
+def writing(path: Path | str) -> Iterator[Path]:
+    """``with writing(path) as part``: what is written to ``part`` becomes ``path``, whose folder is made if need be.
+
+    If anything goes wrong, a full disk say, ``part`` is removed and what stood at ``path`` stays. OSError names the file.
+    """
+    path, part = Path(path), Path(f"{path}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        os.replace(part, path)
+    except BaseException as error:
+        try:
+            part.unlink(missing_ok=True)
+        except OSError:  # no folder to remove it from
+            pass
+        if not isinstance(error, (OSError, SafetensorError)):
+            raise
+        reason = getattr(error, "strerror", None) or str(error).removeprefix("Error while serializing: ")
+        raise OSError(f"{path} could not be written ({reason}); what stood there before is kept. Once it can be written, "
+                      "start the same run again: it goes on from its last checkpoint") from error
