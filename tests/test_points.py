@@ -158,6 +158,17 @@ def test_fp16_weights_are_read_where_they_are_alone(copy, folder):
             assert torch.allclose(mine, other, atol=1e-3)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="half precision is for CUDA only")
+def test_on_cuda_the_diffusion_is_half_and_the_mesh_is_whole(folder):
+    prior = load_points(folder, "cuda")
+    prior.steps, prior.grid = 2, 8
+    assert prior.pipe.prior.dtype == prior.pipe.text_encoder.dtype == torch.float16
+    assert prior.pipe.shap_e_renderer.dtype == torch.float32
+    for there, here in zip(prior("a red mug", 500, seeded(0)), load(folder)("a red mug", 500, seeded(0)), strict=True):
+        assert there.device.type == "cpu" and there.dtype == torch.float32
+        assert torch.allclose(there.mean(0), here.mean(0), atol=0.1)  # the same box, the same colour
+
+
 def test_an_empty_mesh_is_an_error(copy):
     state = load_file(renderer_file(copy))
     state["mlp.mlp.6.bias"][0] = -1.0  # outside everywhere
