@@ -127,7 +127,7 @@ def start(settings: Settings, device: str = "cpu") -> Gaussians | NeRF:
     if settings.ball:
         return Gaussians.ball(settings.points, generator=generator).to(device)
     points, colours = load_points(settings.points_prior, device)(settings.prompt, settings.points, generator)
-    return Gaussians.from_points(points, colours, settings.opacity, settings.spread).to(device)
+    return Gaussians.from_points(points.to(device), colours.to(device), settings.opacity, settings.spread)
 
 
 def regularise(settings: Settings):
