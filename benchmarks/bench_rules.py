@@ -78,8 +78,8 @@ class Clock:
 
     @contextmanager
     def on(self, owner: object, name: str, part: str):
-        """Time a method of one object."""
-        call = getattr(owner, name)
+        """Time a method of one object, or a function of a module."""
+        call, own = getattr(owner, name), vars(owner).get(name)
 
         def timed(*args, **kwargs):
             if self.inside:
@@ -95,7 +95,7 @@ class Clock:
         try:
             yield
         finally:
-            delattr(owner, name)  # the class's own shows again
+            setattr(owner, name, own) if own else delattr(owner, name)  # then the class's own shows again
 
     @contextmanager
     def count(self, unet: nn.Module):

@@ -1,0 +1,150 @@
+"""A dry run of DreamMapping at the paper's size, VDM beside VSD: ``python -m benchmarks.paper_size``. It needs a CUDA GPU.
+
+What is timed is the pipeline's own step, :func:`dreamlab.stage.advance` on the stage of ``dreammapping.Settings()``: 50,000
+Gaussians, 4 views of 512 pixels, UNet and autoencoder of Stable Diffusion 2.1 base in half precision. Nothing is fetched: the
+weights are random, which cost what trained ones do, and so are the text embeddings; the points are those of the bundled
+points prior, in Shap-E's place. So the picture means nothing, and the number of Gaussians is held: growth only observes.
+
+``rounds`` steps are spread evenly over the 5000, because cameras and rates change; each is taken twice. The first is timed
+as a whole, and gives the seconds a step and the projection. The second stops at each part, and gives the shares:
+
+* ``render``: the scene's forward pass. ``encode``: the autoencoder's.
+* ``prior``: forwards of the frozen UNet. ``fit``: the step of the operator, or of VSD's LoRA. ``predict``: LoRA's prediction.
+* ``backward``: through autoencoder and renderer, to the Gaussians. ``adam``: their optimiser.
+* ``rest``: cameras, prompts, noise, sums, regularisers, what growth observes.
+
+``--tiny`` runs the same code at a tiny size on whatever there is; its times mean nothing.
+"""
+import argparse
+import platform
+import sys
+from contextlib import ExitStack
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean
+
+import torch
+
+from benchmarks.bench_rules import Clock, sd21_prior, watch
+from dreamlab.demo import write
+from dreamlab.noise import randn, seeded
+from dreamlab.pipelines.dreammapping import Settings, stage
+from dreamlab.priors.base import Prior
+from dreamlab.priors.diffusion import quiet
+from dreamlab.scenes.growth import Growth
+from dreamlab.stage import Stage, advance, make_optimiser
+
+RULES = ("VDM", "VSD")
+PARTS = ("render", "encode", "prior", "fit", "predict", "backward", "adam", "rest")
+PAPER = "5000 iterations in 15 minutes on an A100 (arXiv 2409.05099, section 4.2)"
+HOLD = Growth(until=0)  # observes, and leaves the number of Gaussians as it is
+# Of stabilityai/stable-diffusion-2-1-base; everything else is diffusers' default.
+VAE = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4,
+       "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+TINY_UNET = {"sample_size": 8, "block_out_channels": (32,) * 4, "attention_head_dim": (1, 1, 2, 2), "cross_attention_dim": 16,
+             "layers_per_block": 1}
+TINY_VAE = VAE | {"block_out_channels": (32,) * 4, "layers_per_block": 1}
+
+
+def whole_prior(device: str, dtype: torch.dtype, seed: int = 0, unet: dict | None = None, vae: dict = VAE) -> Prior:
+    """The untrained UNet of :func:`sd21_prior` with an untrained autoencoder, and random embeddings for any text."""
+    from diffusers import AutoencoderKL
+
+    prior, _ = sd21_prior(device, dtype, seed, **(unet or {}))
+    with quiet(), torch.device(device):
+        prior.vae = AutoencoderKL(**vae).to(dtype).eval().requires_grad_(False)
+    prior.embed = lambda texts: randn((len(texts), *prior.null.shape[1:]), seeded(seed, 3)).to(prior.null)
+    return prior
+
+
+def step(plan: Stage, adam: torch.optim.Adam, i: int) -> dict[str, float]:
+    """Step i, twice: seconds as a whole, then milliseconds by part, and on CUDA the peak of the memory over both."""
+    device = plan.prior.null.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    clock = Clock(device)
+    start = clock.now()
+    advance(plan, adam, i)
+    row = {"seconds": (clock.now() - start) / 1e3}
+    with ExitStack() as stack:
+        watch(clock, stack, plan.prior, plan.rule)
+        for owner, name, part in ((plan.scene, "render", "render"), (plan.prior, "encode", "encode"),
+                                  (torch.autograd, "backward", "backward"), (adam, "step", "adam")):
+            stack.enter_context(clock.on(owner, name, part))
+        start = clock.now()
+        advance(plan, adam, i)
+        whole = clock.now() - start
+    row |= {part: clock.ms[part] for part in PARTS} | {"rest": whole - sum(clock.ms.values())}
+    return row | ({"peak_gb": torch.cuda.max_memory_allocated(device) / 1e9} if device.type == "cuda" else {})
+
+
+def bench(prior: Prior, settings: Settings, rounds: int = 20) -> dict[str, dict]:
+    """Both rules on scenes of their own, by turns; the first step of each is for warming up and does not count."""
+    plans = {rule: stage(Settings(**vars(settings) | {"rule": rule}), prior) for rule in RULES}
+    adams = {rule: make_optimiser(plan) for rule, plan in plans.items()}
+    rows: dict[str, list[dict[str, float]]] = {rule: [] for rule in RULES}
+    for i in [0, *(settings.steps * k // rounds for k in range(rounds))]:
+        for rule, plan in plans.items():
+            rows[rule].append(step(plan, adams[rule], i))
+    found = {}
+    for rule, (_, *seen) in rows.items():
+        average = {key: mean(row[key] for row in seen) for key in seen[0]}
+        whole = sum(average[part] for part in PARTS)
+        found[rule] = {"seconds a step": average["seconds"], "slowest": max(row["seconds"] for row in seen),
+                       "share": {part: average[part] / whole for part in PARTS},
+                       "peak GB": max(row["peak_gb"] for row in seen) if "peak_gb" in average else None,
+                       "minutes": average["seconds"] * settings.steps / 60, "gaussians": len(plans[rule].scene)}
+    return found | {"VSD / VDM": found["VSD"]["seconds a step"] / found["VDM"]["seconds a step"]}
+
+
+def table(result: dict[str, dict]) -> str:
+    """What :func:`bench` found, to read."""
+    lines = ["      s a step   minutes   peak GB" + "".join(f"{part:>10}" for part in PARTS)]
+    for rule in RULES:
+        row = result[rule]
+        peak = "-" if row["peak GB"] is None else f"{row['peak GB']:.1f}"
+        lines.append(f"{rule} {row['seconds a step']:10.3f}{row['minutes']:10.1f}{peak:>10}"
+                     + "".join(f"{row['share'][part]:10.1%}" for part in PARTS))
+    return "\n".join([*lines, f"VSD / VDM {result['VSD / VDM']:.2f}"])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0, or 2 where there is no CUDA GPU."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiny", action="store_true", help="the same code at a tiny size, on whatever there is")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="default: benchmarks/results/paper_size.json, and nothing with --tiny")
+    args = parser.parse_args(arguments)
+    cuda = torch.cuda.is_available()
+    if not (cuda or args.tiny):
+        print("paper_size: this needs a CUDA GPU, and torch finds none here; --tiny runs the same code at a tiny size on the "
+              "CPU", file=sys.stderr)
+        return 2
+    small = {"points": 300, "resolution": 64, "views": 2, "steps": 50} if args.tiny else {}
+    settings = Settings("a red mug", seed=args.seed, points_prior="toybox", growth=HOLD, **small)
+    sizes = {"unet": TINY_UNET, "vae": TINY_VAE} if args.tiny else {}
+    device, processor = ("cuda", torch.cuda.get_device_name()) if cuda else ("cpu", platform.machine())
+    runs = {}
+    for dtype in (torch.float16, torch.bfloat16) if cuda else (torch.float32,):
+        prior = whole_prior(device, dtype, args.seed, **sizes)
+        weights = {"unet": prior.unet.num_parameters(), "vae": prior.vae.num_parameters()}
+        runs[name := str(dtype).removeprefix("torch.")] = bench(prior, settings, args.rounds)
+        print(f"{settings.points} Gaussians, {settings.views} views of {settings.resolution} px, {name}; "
+              f"torch {torch.__version__}, {processor}; {args.rounds} steps of {settings.steps}\n{table(runs[name])}\n")
+        del prior
+    print(f"The paper: {PAPER}.")
+    path = args.json or (None if args.tiny else Path(__file__).parent / "results/paper_size.json")
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        versions = {package: version(package) for package in ("torch", "diffusers", "peft", *["gsplat"] * cuda)}
+        write(path, {"date": str(date.today()), "processor": processor, "versions": versions, "cuda": torch.version.cuda,
+                     "seed": args.seed, "rounds": args.rounds, "tiny": args.tiny, "points": settings.points,
+                     "resolution": settings.resolution, "views": settings.views, "steps": settings.steps,
+                     "parameters": weights, "paper": PAPER, "runs": runs})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

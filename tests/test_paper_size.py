@@ -1,0 +1,62 @@
+"""The dry run at the paper's size: made tiny it runs here, its parts add up, and its shapes are Stable Diffusion 2.1's."""
+import json
+
+import pytest
+import torch
+
+from benchmarks import paper_size
+from benchmarks.paper_size import PARTS, RULES, VAE, main
+from dreamlab.pipelines.dreammapping import Settings
+
+
+def test_tiny_times_the_pipelines_own_step(tmp_path, capsys):
+    backward = torch.autograd.backward
+    assert main(["--tiny", "--rounds", "2", "--json", str(tmp_path / "tiny.json")]) == 0
+    found = json.loads((tmp_path / "tiny.json").read_text())
+    for runs in found["runs"].values():
+        for rule in RULES:
+            share = runs[rule]["share"]
+            assert list(share) == list(PARTS) and sum(share.values()) == pytest.approx(1) and min(share.values()) >= 0
+            assert all(share[part] > 0 for part in PARTS if part != "predict") and (share["predict"] > 0) == (rule == "VSD")
+            assert runs[rule]["minutes"] == pytest.approx(runs[rule]["seconds a step"] * found["steps"] / 60)
+            assert runs[rule]["gaussians"] == found["points"]  # growth observed only
+        assert runs["VSD / VDM"] > 0
+    assert found["tiny"] and {"processor", "versions", "date", "seed", "paper"} <= found.keys()
+    assert "VSD / VDM" in capsys.readouterr().out
+    assert torch.autograd.backward is backward  # the clock is off again
+
+
+def test_without_a_gpu_it_says_so_and_writes_nothing(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["--json", str(tmp_path / "paper.json")]) == 2
+    assert "needs a CUDA GPU" in capsys.readouterr().err and not any(tmp_path.iterdir())
+
+
+def test_full_size_is_the_papers(monkeypatch):
+    """Settings and shapes that a GPU is asked for: the paper's, all but the points prior and that growth only observes."""
+    asked = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "none")
+
+    def bench(prior, settings, rounds):
+        asked.update(vars(settings))
+        raise KeyboardInterrupt
+
+    class Nothing:
+        unet = vae = type("Model", (), {"num_parameters": lambda self: 0})()
+
+    monkeypatch.setattr(paper_size, "bench", bench)
+    monkeypatch.setattr(paper_size, "whole_prior", lambda device, dtype, seed, **sizes: asked.update(sizes=sizes) or Nothing())
+    with pytest.raises(KeyboardInterrupt):
+        main([])
+    assert asked.pop("sizes") == {}
+    paper = vars(Settings("a red mug"))
+    assert {name for name in paper if paper[name] != asked[name]} == {"points_prior", "growth"}
+    assert (asked["points"], asked["resolution"], asked["views"], asked["steps"]) == (50_000, 512, 4, 5000)
+
+
+def test_the_autoencoder_has_the_published_size():
+    from diffusers import AutoencoderKL
+
+    with torch.device("meta"):
+        assert sum(p.numel() for p in AutoencoderKL(**VAE).parameters()) == 83_653_863
