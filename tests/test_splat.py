@@ -93,21 +93,31 @@ def test_projection_equals_gsplat(generator):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="gsplat draws on CUDA only")
-def test_equals_gsplat_on_cuda(generator):
-    gaussians, background = cloud(500, generator), torch.tensor([0.2, 0.5, 0.9])
-    here = splat(*gaussians, CAMERAS, 64, background)
-    there = splat(*(x.detach().cuda().requires_grad_() for x in gaussians), CAMERAS.to("cuda"), 64, background.cuda())
+@pytest.mark.parametrize("n, resolution, size", [(1, 33, 0.3), (500, 64, 0.15), (3000, 100, 0.05)])
+def test_equals_gsplat_on_cuda(n, resolution, size, generator):
+    """Single pixels may differ by a grey level, where alpha falls on the cut, so means and norms are compared."""
+    gaussians, background = cloud(n, generator, size=size, spread=0.8 if n > 1 else 0.0), torch.tensor([0.2, 0.5, 0.9])
+    others = [x.detach().cuda().requires_grad_() for x in gaussians]
+    here = splat(*gaussians, CAMERAS, resolution, background)
+    there = splat(*others, CAMERAS, resolution, background)  # cameras and background may stay on the CPU
+    pull = torch.randn(here.rgb.shape, generator=generator)
     for render in (here, there):
-        render.rgb.square().sum().backward()
+        shown = render.rgb + (render.depth + render.normal) * render.alpha  # whose edges are smooth
+        (shown * pull.to(shown)).sum().backward()
     in_both = (here.radii > 0) & (there.radii > 0).cpu()
     assert in_both.float().mean() > (here.radii > 0).float().mean() - 0.01
     assert (there.means2d.cpu() - here.means2d)[in_both].abs().max() < 1e-3
     assert (there.radii.cpu() - here.radii)[in_both].abs().max() <= 1
-    assert (there.means2d.grad.cpu() - here.means2d.grad).norm() < 0.01 * here.means2d.grad.norm()
-    for name in ("rgb", "alpha", "normal"):  # single pixels differ where alpha falls on the cut
+    for name in ("rgb", "alpha", "normal"):
         assert (getattr(there, name).cpu() - getattr(here, name)).abs().mean() < 1e-3, name
     seen = here.alpha > 0.1
     assert (there.depth.cpu() - here.depth)[seen].abs().mean() < 1e-3
+    drawn = here.radii > 0
+    for name, a, b in (*zip(NAMES, gaussians, others, strict=True), ("means2d", here.means2d, there.means2d)):
+        mine, theirs = a.grad, b.grad.cpu()
+        if name == "means2d":  # gsplat promises nothing for those that are not drawn
+            mine, theirs = mine * drawn, torch.where(drawn, theirs, 0)
+        assert (theirs - mine).norm() < 0.02 * mine.norm(), name
 
 
 def test_empty_scene_and_scene_behind_the_camera_show_the_background(generator):

@@ -7,8 +7,9 @@ perspective divide. At pixel p it covers
     alpha = min(0.999, opacity exp(-(p - m')^T A (p - m') / 2)),   A = C^-1, and nothing where that is below 1/255,
 
 and the pixel adds its Gaussians up, nearest first: sum_k T_k alpha_k f_k, T_k = prod_{j<k} (1 - alpha_j). Tensors on a
-CUDA device go to gsplat, whose constants these are; the torch version below is the definition of what it computes
-(gsplat also stops at T = 1e-4, which moves no pixel by more than that).
+CUDA device go to gsplat, whose constants these are; the torch version below is the definition of what it computes. (gsplat
+also ends a pixel before the Gaussian that would take T to 1e-4 or less: what it leaves out weighs at most 1e-4 / (1 - alpha),
+so 0.001 behind alpha = 0.9, and 0.1 at ALPHA_MAX.)
 """
 import torch
 import torch.nn.functional as F
