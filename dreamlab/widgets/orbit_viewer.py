@@ -118,7 +118,8 @@ def orbit_viewer(scene, azimuth_deg: float = 0.0, elevation_deg: float = 15.0, r
     In a loop, ``for step in run(stage): viewer.update(f"step {step.step}")`` shows the scene as it is by then, after a note of
     yours. It draws no sooner than ``pause`` seconds after the last picture, nor before four times as long has passed as that
     took, so that drawing costs the loop at most a fifth; ``update(now=True)`` always draws, for the end. It returns whether
-    it drew.
+    it drew. Where the kernel answers controls in a thread of their own, as ipykernel 7 with JupyterLab does, they work during
+    the loop too, and what they show may then be a step half done.
     """
     import ipywidgets as W
 

@@ -4,6 +4,7 @@
 """
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 
 import torch
 from matplotlib.figure import Figure
@@ -150,12 +151,12 @@ def schedule_explorer(recipe: str = "DreamMapping on the toybox"):
     names = W.Dropdown(options=list(RECIPES), value=recipe, description="recipe", layout=W.Layout(width="24em"))
     steps = W.IntSlider(description="step", continuous_update=False, max=known(recipe, 0).steps - 1,
                         layout=W.Layout(width="40em"))
-    line, picture = W.Label(), W.Image(format="png")
+    line, picture = W.HTML(), W.Image(format="png")
 
     def show(change=None):
         if change and change.owner is names:
             steps.max, steps.value = RECIPES[names.value].steps - 1, 0
-        line.value = describe(names.value, steps.value)
+        line.value = escape(describe(names.value, steps.value))
         picture.value = png(names.value, steps.value)
 
     for control in (names, steps):
