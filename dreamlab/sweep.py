@@ -20,10 +20,12 @@ import io
 import re
 import time
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save
@@ -44,6 +46,7 @@ from dreamlab.toybox.objects import Toy
 from dreamlab.toybox.render import render as render_truth
 
 SHEET = 8  # views a run leaves a picture of
+SIDE = 64  # pixels of such a view
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def one(job: Job, checkpoint: Path | None = None) -> tuple[dict, dict[str, bytes
     row |= {"date": str(date.today()), "torch": torch.__version__, "threads": torch.get_num_threads(),
             "device": str(plan.prior.null.device)}
     with torch.no_grad():
-        views = plan.scene.render(ring(SHEET), 64, torch.ones(3)).rgb
+        views = plan.scene.render(ring(SHEET), SIDE, torch.ones(3)).rgb
     buffer = io.BytesIO()
     Image.fromarray(to_uint8(torch.cat(list(views), 1))).save(buffer, "WEBP", quality=90)
     leaves = {name: leaf.detach().cpu().contiguous() for name, leaf in plan.scene.parameters().items()}
@@ -154,6 +157,25 @@ def write(path: Path, rows: list[dict]) -> None:
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
+def kept(keep: Path, method: str, prompt: str, seed: int, tag: str) -> Path:
+    """The folder in ``keep`` with a run's files."""
+    return Path(keep) / re.sub(r"[^\w.+]+", "-", f"{method}-{prompt}-{seed}-{tag}")
+
+
+def sheet(rows: list[dict], out: Path, keep: Path = Path("runs/sweep"), views: Sequence[int] = (0, 2, 4)) -> None:
+    """One picture of a sweep, by the suffix of ``out`` a ``.webp`` or ``.png``: a row a method, and for each prompt and seed
+    the given ones of a run's eight views (front, left side and back), of ``SIDE`` pixels. A run without pictures is white."""
+    methods, runs = (list(dict.fromkeys(map(key, rows))) for key in (lambda r: r["method"], lambda r: (r["prompt"], r["seed"])))
+    whole = np.full((len(methods), SIDE, len(runs), len(views), SIDE, 3), 255, np.uint8)
+    for row in rows:
+        if (file := kept(keep, row["method"], row["prompt"], row["seed"], row["tag"]) / "views.webp").exists():
+            found = np.array(Image.open(file).convert("RGB")).reshape(SIDE, SHEET, SIDE, 3)[:, list(views)]
+            whole[methods.index(row["method"]), :, runs.index((row["prompt"], row["seed"]))] = found
+    picture = Image.fromarray(whole.reshape(len(methods) * SIDE, -1, 3))
+    with writing(out) as part:
+        picture.save(part, Path(out).suffix[1:].upper(), quality=80, method=6)
+
+
 def sweep(table: Path, out: Path, scheduler: str | None = None, keep: Path = Path("runs/sweep")) -> list[dict]:
     """Run what a table asks for and ``out`` does not have yet. Rows go to ``out`` as they come, files to folders in ``keep``.
 
@@ -169,7 +191,7 @@ def sweep(table: Path, out: Path, scheduler: str | None = None, keep: Path = Pat
     todo = [job for job in todo if job.key not in done]
 
     def folder(job: Job) -> Path:
-        return Path(keep) / re.sub(r"[^\w.+]+", "-", f"{job.method}-{job.settings.prompt}-{job.settings.seed}-{job.tag}")
+        return kept(keep, *job.key, job.tag)
 
     def take(job: Job, row: dict, files: dict[str, bytes]):
         for name, content in files.items():

@@ -2,7 +2,9 @@
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dreamlab import cli, sweep
 from dreamlab.sweep import jobs, read, write
@@ -58,6 +60,19 @@ def test_rows_come_back_as_they_were(tmp_path):
     rows = [{"method": "a", "seed": 0, "right": True, "iou": 0.5}, {"method": "b, c", "seed": 1, "error": 'it said "no"'}]
     write(tmp_path / "x.csv", rows)
     assert read(tmp_path / "x.csv") == rows
+
+
+def test_the_sheet_has_every_view_in_its_place(tmp_path):
+    rows = [dict(method=m, prompt=p, seed=s, tag="t") for p, s in (("a red mug", 0), ("a red mug", 1)) for m in "AB"]
+    for i, row in enumerate(rows[:3]):  # the last run has left nothing
+        folder = sweep.kept(tmp_path, row["method"], row["prompt"], row["seed"], "t")
+        folder.mkdir()
+        views = np.repeat(np.arange(8, dtype=np.uint8) * 10 + 80 * i, 64)
+        Image.fromarray(views[None, :, None].repeat(64, 0).repeat(3, 2)).save(folder / "views.webp", lossless=True)
+    sweep.sheet(rows, tmp_path / "new" / "sheet.png", tmp_path)
+    grey = np.array(Image.open(tmp_path / "new" / "sheet.png"))[..., 0].reshape(2, 64, 2, 3, 64)
+    assert (grey == grey[:, :1, ..., :1]).all()  # each view is flat
+    assert grey[:, 0, ..., 0].tolist() == [[[0, 20, 40], [160, 180, 200]], [[80, 100, 120], [255] * 3]]
 
 
 def test_a_sweep_goes_on_where_it_was_stopped(table, monkeypatch):

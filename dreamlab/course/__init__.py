@@ -41,6 +41,11 @@ def stored_sheet(name: str) -> Float[Tensor, "h w 3"]:
     return torch.from_numpy(np.array(Image.open(DATA / f"{name}.webp").convert("RGB"))) / 255
 
 
+def sheet(name: str, views: int = 3, side: int = 64) -> Float[Tensor, "methods runs views side side 3"]:
+    """The pictures that :func:`dreamlab.sweep.sheet` has put into it: a method, a prompt and seed, a view each."""
+    return stored_sheet(name).unfold(0, side, side).unfold(1, side, side).permute(0, 1, 3, 4, 2).unflatten(1, (-1, views))
+
+
 def judge(answer, right: Tensor, mistakes: dict[str, Tensor], hint: str) -> str:
     """"Right", "Not done yet" or "Not yet", with the mistake's name where ``answer`` equals what that mistake gives."""
     if answer is None:

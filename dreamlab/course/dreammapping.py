@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from dreamlab.cameras import orbit
-from dreamlab.course import judge, stored_sheet
+from dreamlab.course import judge
 from dreamlab.course.vdm import Verdict, decide
 from dreamlab.stage import rate_at
 
@@ -180,12 +179,6 @@ def paired(rows: list[dict], methods: list[str]) -> list[Runs]:
         if "error" not in row:
             found.setdefault((row["prompt"], row["seed"]), {})[row["method"]] = row
     return [runs for runs in found.values() if set(methods) <= set(runs)]
-
-
-def sheet(name: str, methods: int, views: int = 3, side: int = 64) -> Float[Tensor, "methods runs views side side 3"]:
-    """The contact sheet beside a sweep's rows: a row a method, for each run ``views`` pictures, in [0, 1]."""
-    tiles = stored_sheet(name).unfold(0, side, side).unfold(1, side, side).permute(0, 1, 3, 4, 2)
-    return tiles.reshape(methods, -1, views, side, side, 3)
 
 
 @dataclass(frozen=True)
