@@ -67,7 +67,7 @@ class Settings:
     samples: int = 128  # a ray
     bound: float = 1.0  # radius of the ball it fills
     # the rule
-    rule: str = "VDM"  # a name in dreamlab.rules.RULES
+    rule: str = "VDM"  # paper; a name in dreamlab.rules.RULES
     guidance: float = 7.5  # paper's 7.5, in diffusers' convention (see rules/vdm.py)
     weight: str | None = "noise_to_signal"  # w(t), a name in schedules.py; LD. None: the rule's own
     operator: str = "ulite"  # paper, section 4.2; "linear" or "noisy" in its ablation (Fig. 7)
