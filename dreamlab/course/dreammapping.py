@@ -259,7 +259,7 @@ def check_verdict(answer: Callable) -> str:
     """Exercise 3: ``verdict(d)`` of paired differences (n,): 1 where the claim holds, -1 where its opposite does, else 0."""
     cases = [[1.0, 1.1, 0.9, 1.2, -0.1], [-1.0, -1.1, -0.9, -1.2, 0.1], [1.0, 1.1, 0.9, -1.0, -1.2], [0.1, 0.1, 0.1, 0.1, -9.0],
              [0.1, 0.1, 0.1, 0.1, -0.3], [0.5, 0.4, 0.6, 0.2, 0.1], [0.9, 0.1, 1.6, 0.2, -0.2], [2.0, -0.1, 3.0, -0.2, 2.5],
-             [-0.4, -2.0, 0.3, -0.1, -0.2]]
+             [-0.4, -2.0, 0.3, -0.1, -0.2], [3.0, 3.2, -0.1, -0.1, -0.1]]
 
     def outcome(verdict: Callable) -> Tensor | None:
         found = [verdict(torch.tensor(d, dtype=torch.float64)) for d in cases]
@@ -276,7 +276,7 @@ def check_verdict(answer: Callable) -> str:
     words = {"holds": 1.0, "does not hold: the opposite does": -1.0, "does not hold: no clear difference": 0.0}
     se = lambda d: d.std() / math.sqrt(len(d))  # noqa: E731
     return judge(outcome(answer), torch.tensor([words[decide(d).word] for d in cases]), {
-        "the signs are not counted: one large pair can carry the mean alone.": outcome(rule(0, se)),
+        "the signs are not counted: one large pair can carry the mean alone.": outcome(rule(0.0, se)),
         "the spread is not asked: four small differences and a large one against them say nothing.":
             outcome(rule(0.8, lambda d: -math.inf)),
         "the mean's sign is asked, its size is not: it must exceed its standard error.": outcome(rule(0.8, lambda d: 0.0)),
