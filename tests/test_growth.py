@@ -155,6 +155,14 @@ def test_removed_are_those_beyond_a_threshold_and_no_others(settled):
     assert torch.equal(scene.means, means[[1, 3, 5]] if settled else means[1:])
 
 
+def test_halves_of_what_is_large_on_the_screen_stay():
+    """They have not been seen yet; an equal one that does not grow goes. And what was seen is forgotten."""
+    scene = made(3, scales=(0.1, 0.1))
+    growth = grown(scene, adam(scene), torch.tensor([1.0, 0, 0]), step=5, radius=torch.tensor([0.1, 0.1, 0.01]), gradient=0.5,
+                   split=0.05, wide_since=0, screen=0.04)
+    assert len(scene) == 3 and torch.allclose(scene.scales[1:], torch.tensor(0.1 / 1.6)) and growth.state_dict() == {}
+
+
 def test_the_strongest_pull_grows_at_and_above_the_threshold_while_there_is_room():
     for most, children in ((100, [1, 2, 3]), (12, [1, 3]), (11, [3]), (10, []), (4, [])):
         scene, pull = made(10), torch.tensor([0.1, 0.5, 0.5, 0.9, *[0.0] * 6])
