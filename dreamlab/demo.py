@@ -22,6 +22,7 @@ from dreamlab.priors.diffusion import BUNDLED
 from dreamlab.scenes.gaussians import Gaussians
 from dreamlab.stage import Stage, run, settings_tag
 from dreamlab.toybox.captions import parse
+from dreamlab.toybox.judge import Judge
 from dreamlab.toybox.objects import Toy
 from dreamlab.toybox.render import render as render_truth
 from dreamlab.types import Images
@@ -34,6 +35,7 @@ def dream(settings: Settings, out: Path = Path("runs")) -> Path:
     was stopped; with other settings in the same folder the call is refused.
     """
     kind, colour = parse(settings.prompt)
+    Judge.load()  # whatever is missing is found out before any work
     plan = stage(settings)
     folder = Path(out) / f"{slug(settings.prompt)}{'-ball' * settings.ball}-seed{settings.seed}"
     distil(plan, settings, folder, lambda: export.save_ply(plan.scene, folder / "gaussians.ply"))
@@ -49,6 +51,7 @@ def dream_picture(settings: picture.Settings, out: Path = Path("runs")) -> Path:
     toys = settings.prior in BUNDLED
     if toys:
         parse(settings.prompt)
+        Judge.load()
     name = f"{slug(settings.prompt)}-{settings.rule.lower()}{'' if settings.latent else '-pixels'}-seed{settings.seed}"
     folder, plan = Path(out) / name, picture.stage(settings)
     plan.prompts.embed([settings.prompt])  # too long a prompt is found out before the first step

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
 
 
 @contextmanager
@@ -28,3 +30,12 @@ def writing(path: Path | str) -> Iterator[Path]:
         reason = getattr(error, "strerror", None) or str(error).removeprefix("Error while serializing: ")
         raise OSError(f"{path} could not be written ({reason}); what stood there before is kept. Once it can be written, "
                       "start the same run again: it goes on from its last checkpoint") from error
+
+
+def load_weights(path: Path | str, mend: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. FileNotFoundError that names it, and the ``mend``, where it is missing or damaged."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        why = "it is damaged" if Path(path).exists() else "there is no such file"
+        raise FileNotFoundError(f"no weights in {path}, {why}: {mend}") from error

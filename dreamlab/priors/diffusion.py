@@ -52,6 +52,13 @@ def quiet():
             x.enable_progress_bar()
 
 
+def check_tokenizer(folder: Path) -> None:
+    """FileNotFoundError where a local pipeline folder has no words: transformers would make up an empty tokenizer."""
+    names = ("tokenizer.json", "vocab.json")
+    if folder.is_dir() and not any((folder / "tokenizer" / name).exists() for name in names):
+        raise FileNotFoundError(f"no {' nor '.join(names)} in {folder / 'tokenizer'}")
+
+
 def check_length(tokenizer, text: str) -> None:
     """ValueError for a text longer than the tokenizer's encoder reads."""
     if (n := len(tokenizer(text, verbose=False).input_ids)) > (longest := tokenizer.model_max_length):
@@ -82,7 +89,7 @@ class DiffusionPrior(Prior):
         """``name``: "toybox" (bundled), "sd-2.1-base", a local pipeline folder, or a hub id, then with ``revision`` a commit.
 
         Reads safetensors only and never runs code of a repository. ``FileNotFoundError`` says what to fetch and how to
-        point at a local copy.
+        point at a local copy, or which file a folder lacks.
         """
         source = str(BUNDLED.get(str(name), name))
         repo, size, _ = HUB.get(source, (source, "several GB", ""))
@@ -92,17 +99,22 @@ class DiffusionPrior(Prior):
                 from diffusers import StableDiffusionPipeline
 
                 folder = str(fetch(source)) if source in HUB else source
+                check_tokenizer(Path(folder))
                 pipe = StableDiffusionPipeline.from_pretrained(
                     folder, revision=revision, variant="fp16" if source in HUB else None, use_safetensors=True,
                     local_files_only=Path(folder).is_dir(), safety_checker=None, feature_extractor=None,
                     requires_safety_checker=False)
                 return cls(pipe.to(device, dtype))
         except (OSError, ValueError) as error:
+            said = " ".join(str(error).split())
+            if Path(source).is_dir():
+                mend = "install dreamlab again" if str(name) in BUNDLED else "put back what is missing, as the hub has it"
+                raise FileNotFoundError(f"the prior in {source} is not whole: {mend}. The loader said: {said}") from error
             known = ", ".join(f"{k} = {v[0]} ({v[1]})" for k, v in HUB.items())
             raise FileNotFoundError(
                 f"no weights for {str(name)!r}: it is neither bundled ({', '.join(BUNDLED)}), nor a folder here, nor a "
                 f"repository that can be reached. Known: {known}. Without a network, fetch {repo} ({size}, safetensors) "
-                f"elsewhere with `hf download {repo}` and pass the folder's path. The loader said: {error}") from error
+                f"elsewhere with `hf download {repo}` and pass the folder's path. The loader said: {said}") from error
 
     @property
     def device(self) -> torch.device:

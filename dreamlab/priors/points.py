@@ -10,12 +10,13 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dreamlab.files import load_weights
 from dreamlab.priors import shap_e
 
 BUNDLED = {"toybox": Path(__file__).parent.parent / "toybox/weights/points"}
+MEND = "use 'toybox', the bundled one (install dreamlab again if that is gone), or a folder of `dreamlab toybox train points`"
 GRID, EXTENT = 16, 0.9  # cells per axis of the cube [-EXTENT, EXTENT]^3
 
 
@@ -60,10 +61,10 @@ class PointsPrior:
         """The bundled points prior, or one from a folder written by ``dreamlab toybox train points``."""
         folder = BUNDLED.get(str(name), Path(name))
         if not (folder / "words.json").exists():
-            raise FileNotFoundError(f"no points prior in {folder}: use 'toybox' or a folder of `dreamlab toybox train points`")
+            raise FileNotFoundError(f"no points prior in {folder}, it has no words.json: {MEND}")
         words = json.loads((folder / "words.json").read_text())
         field = PointField(len(words))
-        field.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+        field.load_state_dict({k: v.float() for k, v in load_weights(folder / "model.safetensors", MEND).items()})
         return cls(words, field.eval().requires_grad_(False))
 
     def bag(self, prompt: str) -> Float[Tensor, "1 width"]:

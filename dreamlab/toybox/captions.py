@@ -36,7 +36,8 @@ def parse(prompt: str) -> tuple[str, str]:
         named = sorted({w for w in words if w in known})
         if len(named) != 1:
             said = f"{' and '.join(named)} as" if named else "no"
-            raise ValueError(f"the prompt {prompt!r} names {said} {what} of the toybox; use one kind of: "
+            short = prompt if len(prompt) <= 80 else f"{prompt[:80]}..."
+            raise ValueError(f"the prompt {short!r} names {said} {what} of the toybox; use one kind of: "
                              f"{', '.join(KINDS)}; and one colour of: {', '.join(COLOURS)}")
         found += named
     return found[0], found[1]

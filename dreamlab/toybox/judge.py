@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from dreamlab.cameras import Cameras, Orbit
+from dreamlab.files import load_weights
 from dreamlab.render.splat import splat
 from dreamlab.toybox.dataset import Views
 from dreamlab.toybox.objects import COLOURS, KINDS, Points, Toy, lathe
@@ -65,11 +66,10 @@ class Judge(nn.Module):
     @lru_cache
     def load(folder: Path = WEIGHTS) -> "Judge":
         """The bundled judge, or that of another folder, in float32 and ready to read."""
-        path = Path(folder) / "judge.safetensors"
-        if not path.exists():
-            raise ValueError(f"no judge at {path}; train one with: dreamlab toybox train judge")
+        weights = load_weights(Path(folder) / "judge.safetensors", "install dreamlab again, or train a judge with "
+                               "`dreamlab toybox train judge`")
         judge = Judge()
-        judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(path).items()})
+        judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
         return judge.eval().requires_grad_(False)
 
 
