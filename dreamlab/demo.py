@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dreamlab import export
+from dreamlab import export, memory
 from dreamlab.cameras import ring
 from dreamlab.files import writing
 from dreamlab.metrics.picture import measure, references
@@ -94,8 +94,8 @@ def slug(prompt: str) -> str:
 
 def distil(plan: Stage, settings: Settings | picture.Settings, folder: Path, keep: Callable[[], None],
            watch: Callable[[int], None] = lambda done: None) -> None:
-    """Run a stage to its end, to Ctrl-C, or to a gradient that is not finite, and leave in ``folder`` its checkpoint,
-    ``settings.json`` and what ``keep`` writes.
+    """Say how much memory a stage needs, run it to its end, to Ctrl-C or to a gradient that is not finite, and leave in
+    ``folder`` its checkpoint, ``settings.json`` and what ``keep`` writes.
 
     ``watch(steps done)`` is called at the start of a new run and after every step.
     """
@@ -105,6 +105,8 @@ def distil(plan: Stage, settings: Settings | picture.Settings, folder: Path, kee
         write(folder / "settings.json", asdict(settings))
         keep()
 
+    if plan.steps:
+        memory.announce(plan)
     steps = run(plan, checkpoint, tag=settings_tag(asdict(settings)))
     if not checkpoint.exists():
         watch(0)

@@ -19,7 +19,7 @@ ROWS = [
     ["scenes"],
     ["export"],  # files in, files out
     ["stage"],
-    ["pipelines"],
+    ["pipelines", "memory"],
     ["toybox", "metrics", "widgets", "course", "demo", "sweep", "cli"],
 ]
 ROW = {name: i for i, names in enumerate(ROWS) for name in names}

@@ -52,11 +52,12 @@ def quiet():
             x.enable_progress_bar()
 
 
-def check_tokenizer(folder: Path) -> None:
-    """FileNotFoundError where a local pipeline folder has no words: transformers would make up an empty tokenizer."""
-    names = ("tokenizer.json", "vocab.json")
-    if folder.is_dir() and not any((folder / "tokenizer" / name).exists() for name in names):
-        raise FileNotFoundError(f"no {' nor '.join(names)} in {folder / 'tokenizer'}")
+def check_parts(folder: Path) -> None:
+    """FileNotFoundError for what a pipeline folder lacks, where the loaders would not name it or make up an empty tokenizer."""
+    if absent := [part for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler") if not (folder / part).is_dir()]:
+        raise FileNotFoundError(f"no {', '.join(absent)} in {folder}")
+    if not any((folder / "tokenizer" / name).exists() for name in ("tokenizer.json", "vocab.json")):
+        raise FileNotFoundError(f"no tokenizer.json nor vocab.json in {folder / 'tokenizer'}")
 
 
 def check_length(tokenizer, text: str) -> None:
@@ -99,7 +100,8 @@ class DiffusionPrior(Prior):
                 from diffusers import StableDiffusionPipeline
 
                 folder = str(fetch(source)) if source in HUB else source
-                check_tokenizer(Path(folder))
+                if Path(folder).is_dir():
+                    check_parts(Path(folder))
                 pipe = StableDiffusionPipeline.from_pretrained(
                     folder, revision=revision, variant="fp16" if source in HUB else None, use_safetensors=True,
                     local_files_only=Path(folder).is_dir(), safety_checker=None, feature_extractor=None,

@@ -1,0 +1,115 @@
+"""The memory that is printed before a run is what the run takes, within 25 %, and finding it out changes nothing."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dreamlab.cli import main
+from dreamlab.memory import Live, announce, estimate
+from dreamlab.pipelines import dreammapping, picture
+from dreamlab.priors.diffusion import DiffusionPrior
+from dreamlab.scenes.growth import Growth
+from dreamlab.stage import make_optimiser, run, snapshot
+
+RUN = """
+import sys
+from resource import RUSAGE_SELF, getrusage
+from dreamlab.memory import estimate
+from dreamlab.pipelines import dreammapping, picture
+from dreamlab.stage import run
+plan = eval(sys.argv[1])
+said = estimate(plan)
+for _ in run(plan, sys.argv[2], every=2, progress=False):
+    pass
+print(said, getrusage(RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+TOY = "dreammapping.stage(dreammapping.Settings('a red mug').toy(steps=3{}))"
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return DiffusionPrior.load()
+
+
+def toy(prior, **changes):
+    settings = dreammapping.Settings("a red mug").toy(**dict(steps=2, points=80, resolution=32, samples=8) | changes)
+    return dreammapping.stage(settings, prior)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no peak of a process to compare with")
+@pytest.mark.parametrize("plan", [
+    TOY.format(""),
+    pytest.param(TOY.format(", points=6000, resolution=128"), marks=pytest.mark.slow),
+    pytest.param(TOY.format(", scene='nerf'"), marks=pytest.mark.slow),
+    pytest.param(TOY.format(", rule='VSD'"), marks=pytest.mark.slow),
+    pytest.param("picture.stage(picture.Settings('a red mug', steps=3))", marks=pytest.mark.slow),
+], ids=["demo", "large", "nerf", "VSD", "picture"])
+def test_the_estimate_is_what_a_run_takes(plan, tmp_path):
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads()), "CUDA_VISIBLE_DEVICES": ""}
+    out = subprocess.run([sys.executable, "-c", RUN, plan, str(tmp_path / "c")], check=True, capture_output=True, text=True,
+                         env=env, cwd=Path(__file__).parents[1]).stdout
+    said, taken = map(int, out.split())
+    print(f"{said / 1e6:.0f} MB said, {taken / 1e6:.0f} MB taken")
+    assert abs(said / taken - 1) < 0.25
+
+
+def test_live_counts_what_is_alive_at_once_and_each_storage_once():
+    with Live() as live:
+        a = torch.ones(1000)  # 4000 bytes
+        b = a + 1  # 8000
+        view = b.view(10, 100)
+        del b, a  # 4000: the view keeps b
+        c = view * 2  # 8000
+        del view
+        d = torch.cat([c, c])  # 12000
+        del c, d
+        torch.zeros(2000)
+    assert live.most == 12000 and live.now == 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"rule": "VSD"}, {"rule": "LODS"}, {"rule": "APFO"}, {"scene": "nerf"},
+                                     {"growth": Growth(since=0, every=1, gradient=1e-9, split=1e-3, reset=2, wide=9.0)}])
+def test_it_leaves_the_stage_and_its_random_numbers_as_they_were(changes, prior):
+    made, plain = toy(prior, **changes), toy(prior, **changes)
+    before, leaves, state = snapshot(made, make_optimiser(made)), made.scene.parameters(), torch.get_rng_state()
+    assert estimate(made) > 0
+    after = snapshot(made, make_optimiser(made))
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+    assert all(leaf is leaves[name] and leaf.grad is None for name, leaf in made.scene.parameters().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    for one, other in zip(run(made, progress=False), run(plain, progress=False), strict=True):
+        assert one.grad_norm == other.grad_norm
+    other = plain.scene.parameters()
+    assert all(torch.equal(leaf, other[name]) for name, leaf in made.scene.parameters().items())
+
+
+def test_it_grows_with_views_and_with_gaussians(prior):
+    """The part that a run adds: B views need B times what one needs, besides the state."""
+    def added(**changes):
+        made = toy(prior, resolution=64, **changes)
+        base = estimate(made, grown=0)  # what is held already
+        return estimate(made) - base
+
+    assert 1.7 < added(views=4) / added(views=2) < 2.3
+    assert added(points=3000) > 1.3 * added()
+
+
+def test_it_is_printed_before_the_first_step(tmp_path, capsys, monkeypatch, prior):
+    monkeypatch.setattr("dreamlab.stage.advance", lambda *_: (_ for _ in ()).throw(FloatingPointError("no step")))
+    assert main(["dream", "a red mug", "--scene", "picture", "--rule", "SDS", "--steps", "1", "--out", str(tmp_path)]) == 2
+    first, = (line for line in capsys.readouterr().out.splitlines() if "memory" in line)
+    assert first.startswith("This run needs about 0.") and first.endswith(" GB of memory.")
+    announce(toy(prior, growth=Growth(most=8000)))
+    assert "GB if its 80 Gaussians become 8000." in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_it_is_what_torch_allocates():
+    made = picture.stage(picture.Settings("a red mug", steps=2))
+    said = estimate(made)
+    torch.cuda.reset_peak_memory_stats()
+    list(run(made, progress=False))
+    assert abs(said / torch.cuda.max_memory_allocated() - 1) < 0.25
