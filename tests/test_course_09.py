@@ -1,0 +1,75 @@
+"""Notebook 09: both sides of its exercises, and the sweep that it reads."""
+import math
+
+import pytest
+import torch
+from exercises import both_sides
+
+from dreamlab.course import janus
+
+# notebook, the student's function, its check, and wrong answers: how the solution is spoiled -> words of the verdict
+EXERCISES = [
+    ("09_janus", "perp_neg", janus.check_perp_neg, {
+        ("e + w", "e - w"): "sign",
+        ("e_i - along", "e_i"): "all of e_i",
+        ("(e_i - along)", "along"): "parallel part",
+        ("(e_i * e).sum(1, keepdim=True) / (e * e).sum(1, keepdim=True)",
+         "(e_i * e).sum(1, keepdim=True) / e.norm(dim=1, keepdim=True)"): "its square",
+        (" / (e * e).sum(1, keepdim=True)", ""): "not divided",
+        ("sum(1, keepdim=True)", "sum()"): "whole batch",
+        ("w[:, None] * ", ""): "w is missing",
+        ("return e + ", "return "): "add it",
+        ("along = e * (e_i * e).sum(1, keepdim=True) / (e * e).sum(1, keepdim=True)",
+         "e, e_i, kept = e_i, e, e; along = e * (e_i * e).sum(1, keepdim=True) / (e * e).sum(1, keepdim=True); "
+         "return kept + w[:, None] * (e_i - along)"): "wrong way round",
+    }),
+    ("09_janus", "mix", janus.check_mix, {
+        ("a * front + (1 - a - b) * side + b * back", "b * front + (1 - a - b) * side + a * back"): "swapped",
+        ("a * front + (1 - a - b) * side + b * back", "(1 - away[:, None] / 180) * front + away[:, None] / 180 * back"):
+            "leaves the side out",
+        ("(away / 90 - 1).clamp(min=0)", "(away / 90 * (away > 90))"): "counts on from 0",
+        (".clamp(min=0)", ""): "below 0",
+        ("away / 90", "away / 180"): "90 degrees",
+    }),
+    ("09_janus", "ranges", janus.check_ranges, {
+        ("seen.roll(1)", "torch.cat([torch.tensor([False]), seen[:-1]])"): "counted twice",
+        ("seen & ~seen.roll(1)", "seen[1:] & ~seen[:-1]"): "missed",
+        ("seen & ~", "seen ^ "): "two edges",
+        (" & ~seen.roll(1)", ""): "not the ranges",
+        (".sum()", ".any()"): "whether there is any",
+    }),
+]
+
+test_stub_is_asked_for, test_solution_is_right, test_typical_mistakes_are_named = both_sides(EXERCISES)
+
+
+def test_mixing_mistakes_beyond_the_solution():
+    """Those that cannot be had by spoiling one line."""
+    def backwards(front, side, back, away):
+        u = away[:, None] / 90
+        return torch.where(u <= 1, u * front + (1 - u) * side, (u - 1) * side + (2 - u) * back)
+
+    def switch(front, side, back, away):
+        a = away[:, None]
+        return torch.where(a < 45, front, torch.where(a < 135, side, back))
+
+    assert "wrong way within" in janus.check_mix(backwards)
+    assert "switches" in janus.check_mix(switch)
+
+
+@pytest.mark.parametrize("check", [check for _, _, check, _ in EXERCISES])
+def test_an_answer_of_another_kind_is_refused(check):
+    assert check(lambda *_: torch.zeros(2, 2, 2, 2).sum()).startswith("Not yet")
+
+
+def test_the_stored_sweep_is_what_the_notebook_reads():
+    """Five seeds of six methods, every measure in its range, and pictures for all of them."""
+    found, sheet = janus.runs(), janus.pictures()
+    assert len(found) == 5 and sheet.shape[:3] == (len(janus.METHODS), len(found), len(janus.SHOWN))
+    for runs in found:
+        assert list(runs) == janus.METHODS or set(runs) == set(janus.METHODS)
+        assert len({row["prompt"] for row in runs.values()}) == 1 and len({row["steps"] for row in runs.values()}) == 1
+        for row in runs.values():
+            assert 0 <= row["iou"] <= 1 and row["fronts"] in range(5) and 0 <= row["view_ratio"] < 3
+            assert row["psnr"] > 0 and not math.isnan(row["chamfer"]) and not row.get("error")
+    assert (sheet.flatten(3).std(-1) > 0.02).all(), "a picture is empty"
