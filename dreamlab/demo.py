@@ -20,12 +20,16 @@ from dreamlab.pipelines import picture
 from dreamlab.pipelines.dreammapping import Settings, stage
 from dreamlab.priors.diffusion import BUNDLED
 from dreamlab.scenes.gaussians import Gaussians
+from dreamlab.scenes.picture import Picture
 from dreamlab.stage import Stage, run, settings_tag
 from dreamlab.toybox.captions import parse
 from dreamlab.toybox.judge import Judge
 from dreamlab.toybox.objects import Toy
 from dreamlab.toybox.render import render as render_truth
 from dreamlab.types import Images
+
+# Bytes that drawing and measuring a result add on a CPU, read off runs of the defaults: more than distilling a small scene does
+MEASURING = {Gaussians: 480_000_000, Picture: 310_000_000}
 
 
 def dream(settings: Settings, out: Path = Path("runs")) -> Path:
@@ -34,12 +38,12 @@ def dream(settings: Settings, out: Path = Path("runs")) -> Path:
     The folder is named after the prompt and the seed. It holds a checkpoint, so the same call goes on where an earlier one
     was stopped; with other settings in the same folder the call is refused.
     """
-    kind, colour = parse(settings.prompt)
+    parse(settings.prompt)
     Judge.load()  # whatever is missing is found out before any work
     plan = stage(settings)
     folder = Path(out) / f"{slug(settings.prompt)}{'-ball' * settings.ball}-seed{settings.seed}"
     distil(plan, settings, folder, lambda: export.save_ply(plan.scene, folder / "gaussians.ply"))
-    results(plan.scene, kind, colour, folder)
+    results(plan.scene, settings.prompt, folder)
     return folder
 
 
@@ -106,7 +110,7 @@ def distil(plan: Stage, settings: Settings | picture.Settings, folder: Path, kee
         keep()
 
     if plan.steps:
-        memory.announce(plan)
+        memory.announce(plan, MEASURING[type(plan.scene)])
     steps = run(plan, checkpoint, tag=settings_tag(asdict(settings)))
     if not checkpoint.exists():
         watch(0)
@@ -120,19 +124,21 @@ def distil(plan: Stage, settings: Settings | picture.Settings, folder: Path, kee
     leave()
 
 
-def results(scene: Gaussians, kind: str, colour: str, folder: Path) -> None:
+def results(scene: Gaussians, prompt: str, folder: Path) -> None:
     """Pictures, metrics, and the closing lines."""
-    white = torch.ones(3)
+    (kind, colour), white, orbit = parse(prompt), torch.ones(3), ring(36, radius=2.6)
     with torch.no_grad():
-        frames = torch.cat([scene.render(ring(36)[i : i + 1], 256, white).rgb for i in tqdm(range(36), desc="turntable")])
+        frames = torch.cat([scene.render(orbit[i : i + 1], 256, white).rgb for i in tqdm(range(36), desc="turntable")])
         export.save_turntable(frames, folder / "turntable.gif")
         rows = [scene.render(ring(8), 128, white).rgb, render_truth(Toy(kind), colour, ring(8), 128).rgb]
     save_image(export.contact_sheet(rows, ["this run", "ground truth"]), folder / "contact_sheet.png")
+    export.save_viewer(scene, folder / "viewer.html", prompt)
     m = truth(scene.render, kind, colour, seen_points(scene.render))
     write(folder / "metrics.json", m.asdict())
     print(f"\nIt reads as a {m.colour} {m.kind} with {m.fronts} front{'s' * (m.fronts != 1)}. Against the truth: "
           f"IoU {m.iou:.2f}, PSNR {m.psnr:.1f} dB, view ratio {m.view_ratio:.2f}.")
-    announce(folder, {"turntable.gif": "36 views, 256 px", "contact_sheet.png": "8 azimuths over the ground truth",
+    announce(folder, {"turntable.gif": "36 views, 256 px", "viewer.html": "to turn it in a browser",
+                      "contact_sheet.png": "8 azimuths over the ground truth",
                       "gaussians.ply": f"{len(scene.means)} Gaussians, for any 3DGS viewer",
                       "metrics.json": "against the truth", "settings.json": "what was run"})
 

@@ -25,7 +25,7 @@ def test_a_prompt_becomes_a_folder(tmp_path, capsys):
     assert main(["dream", "a red mug", "--steps", "2", "--out", str(tmp_path)]) == 0
     folder = tmp_path / "a-red-mug-seed0"
     out = capsys.readouterr().out
-    for file in ("turntable.gif", "contact_sheet.png", "gaussians.ply", "metrics.json", "settings.json"):
+    for file in ("turntable.gif", "viewer.html", "contact_sheet.png", "gaussians.ply", "metrics.json", "settings.json"):
         assert (folder / file).stat().st_size > 0 and str(folder / file) in out
     with Image.open(folder / "turntable.gif") as gif:
         assert gif.size == (256, 256) and gif.n_frames == 36
