@@ -88,9 +88,11 @@ def estimate(stage: Stage, grown: float | int = 1) -> int:
     return now + round(added * grown)
 
 
-def announce(stage: Stage) -> None:
-    """Print the estimate, and where Gaussians grow also the one for the most they may become."""
-    line = f"This run needs about {estimate(stage) / 1e9:.1f} GB of memory"
+def announce(stage: Stage, after: int = 0) -> None:
+    """Print the estimate, and where Gaussians grow also the one for the most they may become. ``after``: bytes that whatever
+    follows the run adds to what the process holds now; the larger of the two counts."""
+    least = held() + after
+    line = f"This run needs about {max(estimate(stage), least) / 1e9:.2g} GB of memory"
     if stage.growth and (most := stage.growth.most) > (n := len(stage.scene)):
-        line += f", and up to {estimate(stage, most / n) / 1e9:.1f} GB if its {n} Gaussians become {most}"
+        line += f", and up to {max(estimate(stage, most / n), least) / 1e9:.2g} GB if its {n} Gaussians become {most}"
     print(f"{line}.", flush=True)
