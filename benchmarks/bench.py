@@ -13,7 +13,7 @@ from benchmarks.bench_rules import table, toybox
 from benchmarks.bench_splat import bench as bench_splat
 from dreamlab.noise import randn, seeded
 from dreamlab.pipelines.dreammapping import Settings, stage
-from dreamlab.stage import advance
+from dreamlab.stage import advance, make_optimiser
 
 
 def milliseconds(work, repeats: int = 5) -> float:
@@ -36,7 +36,7 @@ def bench_step() -> dict[str, float]:
     x = randn((plan.views, *plan.prior.shape), g)
     t = torch.full((plan.views,), 300)
     images = torch.rand(plan.views, plan.resolution, plan.resolution, 3, generator=g, requires_grad=True)
-    adam = torch.optim.Adam([{"params": [p], "rate": 1e-3} for p in plan.scene.parameters().values()])
+    adam = make_optimiser(plan)
 
     def unet():
         with torch.no_grad():

@@ -36,7 +36,7 @@ from dreamlab.priors.base import Prior
 from dreamlab.priors.diffusion import DiffusionPrior, quiet
 from dreamlab.prompts import Prompt
 from dreamlab.scenes.picture import Picture
-from dreamlab.stage import Stage, advance
+from dreamlab.stage import Stage, advance, make_optimiser
 
 # Of stabilityai/stable-diffusion-2-1-base; everything else is diffusers' default.
 SD21 = {"sample_size": 64, "in_channels": 4, "out_channels": 4, "block_out_channels": (320, 640, 1280, 1280),
@@ -130,7 +130,7 @@ def plan(name: str, prior: Prior, prompt: Prompt, batch: int, t: int, seed: int)
     scene = Picture(randn((batch, *prior.shape), seeded(seed, -1)).to(device), prior.decode)
     stage = Stage(scene, prior, rule, lambda cameras: prompt, lambda step, steps, n, generator: torch.full((n,), t),
                   rates={"latents": 0.01}, views=batch, seed=seed)
-    return stage, torch.optim.Adam([{"params": [scene.latent()], "rate": 0.01}])
+    return stage, make_optimiser(stage)
 
 
 def bench(prior: Prior, prompt: Prompt, rounds: int = 7, batch: int = 4, t: int = 500, seed: int = 0) -> dict[str, dict]:

@@ -110,7 +110,7 @@ def test_without_weights_it_says_what_to_fetch(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
     with pytest.raises(FileNotFoundError, match=r"hf download openai/shap-e --revision \w{40}.*no network"):
         load_points("shap-e")
-    with pytest.raises(FileNotFoundError, match="'toybox' or a folder"):
+    with pytest.raises(FileNotFoundError, match="use 'toybox', .* or a folder"):
         load_points(tmp_path / "nothing")
 
 

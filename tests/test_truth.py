@@ -101,7 +101,7 @@ def test_judge_is_small_and_says_what_it_cannot_read():
     assert kind.shape == (2, len(KINDS)) and colour.shape == (2, len(COLOURS)) and front.shape == (2,)
     with pytest.raises(ValueError, match="32"):
         Judge.load()(torch.zeros(1, 3, 32, 32))
-    with pytest.raises(ValueError, match="toybox train judge"):
+    with pytest.raises(FileNotFoundError, match="toybox train judge"):
         Judge.load(WEIGHTS / "none")
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dreamlab.cameras import Cameras, Orbit, orbit
+from dreamlab.files import writing
 from dreamlab.toybox.captions import TEMPLATES, caption, view_phrases
 from dreamlab.toybox.objects import COLOURS, HELD_OUT, KINDS, Toy
 from dreamlab.toybox.render import trace
