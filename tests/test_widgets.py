@@ -334,7 +334,7 @@ def test_maps_are_drawn_as_they_say():
     assert alpha[0, 16, 16].tolist() == [1, 1, 1] and alpha[0, 0, 0].tolist() == [0, 0, 0]
     assert torch.allclose(normal[:, 16, 16], torch.tensor([[1.0, 0.5, 0.5], [0.5, 1.0, 0.5]]), atol=0.02)  # toward the eye
     scale = colormaps["viridis_r"]
-    assert np.allclose(depth[0, 16, 16], scale(0.25)[:3], atol=0.02)  # 2.5 from 3 away: a quarter from 2 to 4
+    assert np.allclose(depth[0, 16, 16], scale(1 / 7)[:3], atol=0.02)  # 2.5 from 3 away: a seventh from 2.3 to 3.7
     assert (normal[0, 0, 0] == 1).all() and (depth[0, 0, 0] == 1).all()
     near = viewer.picture(viewer.look(Ball((0.4, 0, 0)), cameras, 33), "depth", cameras)
     assert near[0, 16, 16].sum() > depth[0, 16, 16].sum()  # brighter, as nearer

@@ -24,6 +24,7 @@ from dreamlab.widgets import to_png
 MAPS = ("rgb", "alpha", "depth", "normal")
 SIZES = (64, 128, 192, 256, 384, 512)  # pixels
 DEPTHS = "viridis_r"  # near is bright
+REACH = 0.7  # to either side of the origin: what is seen of a toy, in a ball of 0.85, lies there but for 2 % at most
 
 
 @torch.no_grad()
@@ -40,8 +41,9 @@ def given(render: Render) -> list[str]:
 def picture(render: Render, name: str, cameras: Cameras) -> Images:
     """One of ``MAPS`` as colours in [0, 1], over white but for alpha, which is white on black.
 
-    Depth is bright where near, on a scale from ``radius`` - 1 to ``radius`` + 1 whatever is seen, so that views and steps
-    compare. A unit normal n of the world is the colour (n + 1) / 2. ValueError for a map that the scene does not give.
+    Depth is bright where near, on a scale from ``radius`` - ``REACH`` to ``radius`` + ``REACH`` whatever is seen, so that views
+    and steps compare; what lies beyond has the colour of the scale's end. A unit normal n of the world is the colour
+    (n + 1) / 2. ValueError for a map that the scene does not give.
     """
     if name not in given(render):
         raise ValueError(f"this scene gives no {name!r}; it gives: {', '.join(given(render))}")
@@ -51,7 +53,7 @@ def picture(render: Render, name: str, cameras: Cameras) -> Images:
     if name == "alpha":
         return values.clamp(0, 1).expand(*values.shape[:-1], 3)
     if name == "depth":
-        scaled = (values - cameras.radius.cpu().reshape(-1, 1, 1, 1) + 1) / 2
+        scaled = (values - cameras.radius.cpu().reshape(-1, 1, 1, 1)) / (2 * REACH) + 0.5
         colours = torch.from_numpy(colormaps[DEPTHS](scaled[..., 0].clamp(0, 1).numpy())[..., :3]).float()
     else:
         colours = (values + 1) / 2
@@ -84,7 +86,7 @@ def draw(render: Render, cameras: Cameras, names: Sequence[str]) -> Figure:
             ax.set(xticks=[], yticks=[])
         axes[0].set_ylabel(name, fontsize=11)
         if name == "depth":
-            scale = ScalarMappable(Normalize(-1, 1), DEPTHS)
+            scale = ScalarMappable(Normalize(-REACH, REACH), DEPTHS)
             bar = fig.colorbar(scale, ax=axes, aspect=10, pad=0.01, shrink=0.85, label="depth - radius")
             bar.ax.invert_yaxis()
     for ax, azimuth, name in zip(rows[0], cameras.azimuth_deg.tolist(), cameras.view_names(), strict=True):
