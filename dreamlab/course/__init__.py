@@ -1,9 +1,10 @@
-"""The self-checks of the notebooks' exercises. Each runs the student's function and says, in words, what it found.
+"""What the notebooks share: stored results, rows of pictures, and the self-checks of their exercises.
 
+Each check runs the student's function and says, in words, what it found.
 An answer is compared with the library on random inputs and, where it differs, with what typical mistakes give.
 """
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,35 @@ def stored_sheet(name: str) -> Float[Tensor, "h w 3"]:
 def sheet(name: str, views: int = 3, side: int = 64) -> Float[Tensor, "methods runs views side side 3"]:
     """The pictures that :func:`dreamlab.sweep.sheet` has put into it: a method, a prompt and seed, a view each."""
     return stored_sheet(name).unfold(0, side, side).unfold(1, side, side).permute(0, 1, 3, 4, 2).unflatten(1, (-1, views))
+
+
+def gallery(rows: Sequence, labels: Sequence[str] | None = None, titles: Sequence[str] | None = None, size: float = 1.0,
+            every: int = 0) -> None:
+    """Shows rows of pictures (n, H, W, 3) in [0, 1], each ``size`` inches wide, with a label beside each row and titles above.
+
+    Fewer titles than columns stand over equally many columns each. ``every`` > 0 draws a line after so many columns.
+    """
+    import matplotlib.pyplot as plt
+
+    height, width = len(rows), len(rows[0])
+    if titles and width % len(titles):
+        raise ValueError(f"{len(titles)} titles cannot share {width} columns equally: give one each, or a divisor of {width}")
+    beside = 0.1 * max((len(line) for label in labels or [] for line in label.split("\n")), default=0)
+    _, axes = plt.subplots(height, width, figsize=(size * width + 0.4 + beside, size * height + 0.3), squeeze=False)
+    for i, row in enumerate(rows):
+        for j, (ax, picture) in enumerate(zip(axes[i], row, strict=True)):
+            ax.imshow(picture.clamp(0, 1).numpy(force=True))
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            if every and j and j % every == 0:
+                ax.spines["left"].set(visible=True, color="0.4")
+        if labels:
+            axes[i, 0].set_ylabel(labels[i], rotation=0, ha="right", va="center")
+    for j, title in enumerate(titles or []):
+        step = width // len(titles)
+        axes[0, j * step].set_title(title, fontsize=9, loc="left" if step > 1 else "center")
+    plt.tight_layout(pad=0.3)
+    plt.show()
 
 
 def judge(answer, right: Tensor, mistakes: dict[str, Tensor], hint: str) -> str:
