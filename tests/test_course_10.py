@@ -7,6 +7,7 @@ from exercises import both_sides
 
 from dreamlab.course import dreammapping as course
 from dreamlab.course import rows, sheet
+from dreamlab.course.vdm import decide
 
 # notebook, the student's function, its check, and wrong answers: how the solution is spoiled -> words of the verdict
 EXERCISES = [
@@ -67,7 +68,7 @@ def test_every_claim_stands_once_and_is_a_number():
     ("VDM+DCA above SDS on the same points (GaussianDreamer): kind", "kind", "VDM+DCA", "SDS"),
     ("VDM+DCA more often has one front than SDS", "fronts", "SDS", "VDM+DCA"),
     ("500 is smoother than 300", "sharpness_ratio", "VDM+DCA", "VDM+DCA 500"),
-    ("300's saturation is righter than 100's", "saturation_ratio", "VDM+DCA 100", "VDM+DCA"),
+    ("300's saturation is nearer to the truth's than 100's", "saturation_ratio", "VDM+DCA 100", "VDM+DCA"),
 ])
 def test_a_claim_has_the_sign_it_says(text, measure, a, b):
     low = RIGHT[measure]
@@ -101,6 +102,13 @@ def test_only_whole_groups_are_paired():
     assert [r["B"]["v"] for r in course.paired(table, ["A", "B"])] == [1, 4]
     table[1]["error"] = "the gradient is not finite"
     assert [r["B"]["v"] for r in course.paired(table, ["A", "B"])] == [4]
+
+
+def test_every_verdict_has_a_short_word():
+    five = [1.0, 1.1, 0.9, 1.2, 0.8]
+    words = [decide(d, telling).word for d, telling in
+             ((five, True), ([-x for x in five], True), ([1.0, -1.0, 1.0, -1.0, 0.1], True), (five, False))]
+    assert [course.SHORT[word] for word in words] == ["holds", "opposite", "unclear", "ceiling"]
 
 
 def test_bars_are_met_at_their_value_and_not_beyond():

@@ -14,6 +14,8 @@ from dreamlab.stage import rate_at
 Runs = dict[str, dict]  # method -> row, of one prompt and seed
 CEILING = 0.98  # a probability whose mean is above this in both methods tells nothing
 COMPARABLE = 1.25  # times as long, or as short, still counts as "comparable"
+SHORT = {"holds": "holds", "does not hold: the opposite does": "opposite",  # a verdict's word, for tables
+         "does not hold: no clear difference": "unclear", "not testable here": "ceiling"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def clip(who: str, a: str, b: str, table: str = "dreammapping") -> list[Claim]:
             for name, value in (("kind", kind), ("colour", colour))]
 
 
-# The whole list was written, and put under version control, before the sweep's results were opened.
+# The whole list was written, and put under version control, before the sweep's results were opened; since then only the word
+# "righter" has become "nearer to the truth's".
 CLAIMS = {
     "Table 2: CLIP scores, consistency of the views": [
         *clip("DreamMapping above its points prior (Shap-E)", "demo", "0 steps", "demo"),
@@ -132,10 +135,10 @@ CLAIMS = {
     ],
     "Fig. 7: operators, without DCA": [
         Claim("nonlinear is more real than linear", less(unreal, "VDM", "VDM linear")),
-        Claim("nonlinear's sharpness is righter", righter(sharp, "VDM", "VDM linear", 0.0)),
+        Claim("nonlinear's sharpness is nearer to the truth's than linear's", righter(sharp, "VDM", "VDM linear", 0.0)),
         Claim("linear is noisier (sharper) than nonlinear", more(sharp, "VDM linear", "VDM")),
         Claim("nonlinear is more real than noisy", less(unreal, "VDM", "VDM noisy")),
-        Claim("nonlinear's sharpness is righter than noisy's", righter(sharp, "VDM", "VDM noisy", 0.0)),
+        Claim("nonlinear's sharpness is nearer to the truth's than noisy's", righter(sharp, "VDM", "VDM noisy", 0.0)),
     ],
     "Fig. 8: DCA's cut-off": [
         Claim("100 is nearer to no DCA than to 300: saturation", nearer(saturated, "VDM+DCA 100", "VDM", OURS)),
@@ -147,7 +150,7 @@ CLAIMS = {
         Claim("500 is nearer to SDS than to 300: sharpness", nearer(sharp, "VDM+DCA 500", "SDS", OURS)),
         Claim("300 is more real than 100", less(unreal, OURS, "VDM+DCA 100")),
         Claim("300 is more real than 500", less(unreal, OURS, "VDM+DCA 500")),
-        Claim("300's saturation is righter than 100's", righter(saturated, OURS, "VDM+DCA 100", 1.0)),
+        Claim("300's saturation is nearer to the truth's than 100's", righter(saturated, OURS, "VDM+DCA 100", 1.0)),
     ],
     "Fig. 9: NeRF": [
         Claim("VDM+DCA works on NeRF: P(kind) above 1/2", lambda runs: kind(runs, "NeRF VDM+DCA") - 0.5),
