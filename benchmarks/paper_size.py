@@ -1,9 +1,10 @@
 """A dry run of DreamMapping at the paper's size, VDM beside VSD: ``python -m benchmarks.paper_size``. It needs a CUDA GPU.
 
-What is timed is the pipeline's own step, :func:`dreamlab.stage.advance` on the stage of ``dreammapping.Settings()``: 50,000
-Gaussians, 4 views of 512 pixels, UNet and autoencoder of Stable Diffusion 2.1 base in half precision. Nothing is fetched: the
-weights are random, which cost what trained ones do, and so are the text embeddings; the points are those of the bundled
-points prior, in Shap-E's place. So the picture means nothing, and the number of Gaussians is held: growth only observes.
+What is timed is the pipeline's own step, :func:`dreamlab.stage.advance` on the stage of ``dreammapping.Settings()``, with the
+copy that a run keeps to go back to: 50,000 Gaussians, 4 views of 512 pixels, UNet and autoencoder of Stable Diffusion 2.1
+base in half precision. Nothing is fetched: the weights are random, which cost what trained ones do, and so are the text
+embeddings; the points are those of the bundled points prior, in Shap-E's place. So the picture means nothing, and the number
+of Gaussians is held: growth only observes.
 
 ``rounds`` steps are spread evenly over the 5000, because cameras and rates change; each is taken twice. The first is timed
 as a whole, and gives the seconds a step and the projection. The second stops at each part, and gives the shares:
@@ -11,11 +12,13 @@ as a whole, and gives the seconds a step and the projection. The second stops at
 * ``render``: the scene's forward pass. ``encode``: the autoencoder's.
 * ``prior``: forwards of the frozen UNet. ``fit``: the step of the operator, or of VSD's LoRA. ``predict``: LoRA's prediction.
 * ``backward``: through autoencoder and renderer, to the Gaussians. ``adam``: their optimiser.
+* ``snapshot``: the copy.
 * ``rest``: cameras, prompts, noise, sums, regularisers, what growth observes.
 
 ``--tiny`` runs the same code at a tiny size on whatever there is; its times mean nothing.
 """
 import argparse
+import gc
 import platform
 import sys
 from contextlib import ExitStack
@@ -26,6 +29,7 @@ from statistics import mean
 
 import torch
 
+import dreamlab.stage as loop
 from benchmarks.bench_rules import Clock, sd21_prior, watch
 from dreamlab.demo import write
 from dreamlab.noise import randn, seeded
@@ -36,7 +40,7 @@ from dreamlab.scenes.growth import Growth
 from dreamlab.stage import Stage, advance, make_optimiser
 
 RULES = ("VDM", "VSD")
-PARTS = ("render", "encode", "prior", "fit", "predict", "backward", "adam", "rest")
+PARTS = ("render", "encode", "prior", "fit", "predict", "backward", "adam", "snapshot", "rest")
 PAPER = "5000 iterations in 15 minutes on an A100 (arXiv 2409.05099, section 4.2)"
 HOLD = Growth(until=0)  # observes, and leaves the number of Gaussians as it is
 # Of stabilityai/stable-diffusion-2-1-base; everything else is diffusers' default.
@@ -54,7 +58,7 @@ def whole_prior(device: str, dtype: torch.dtype, seed: int = 0, unet: dict | Non
     prior, _ = sd21_prior(device, dtype, seed, **(unet or {}))
     with quiet(), torch.device(device):
         prior.vae = AutoencoderKL(**vae).to(dtype).eval().requires_grad_(False)
-    prior.embed = lambda texts: randn((len(texts), *prior.null.shape[1:]), seeded(seed, 3)).to(prior.null)
+    prior.embed = lambda texts, null=prior.null: randn((len(texts), *null.shape[1:]), seeded(seed, 3)).to(null)
     return prior
 
 
@@ -65,14 +69,17 @@ def step(plan: Stage, adam: torch.optim.Adam, i: int) -> dict[str, float]:
         torch.cuda.reset_peak_memory_stats(device)
     clock = Clock(device)
     start = clock.now()
+    loop.snapshot(plan, adam)
     advance(plan, adam, i)
     row = {"seconds": (clock.now() - start) / 1e3}
     with ExitStack() as stack:
         watch(clock, stack, plan.prior, plan.rule)
         for owner, name, part in ((plan.scene, "render", "render"), (plan.prior, "encode", "encode"),
-                                  (torch.autograd, "backward", "backward"), (adam, "step", "adam")):
+                                  (torch.autograd, "backward", "backward"), (adam, "step", "adam"),
+                                  (loop, "snapshot", "snapshot")):
             stack.enter_context(clock.on(owner, name, part))
         start = clock.now()
+        loop.snapshot(plan, adam)
         advance(plan, adam, i)
         whole = clock.now() - start
     row |= {part: clock.ms[part] for part in PARTS} | {"rest": whole - sum(clock.ms.values())}
@@ -117,6 +124,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="default: benchmarks/results/paper_size.json, and nothing with --tiny")
     args = parser.parse_args(arguments)
+    if args.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {args.rounds}")
     cuda = torch.cuda.is_available()
     if not (cuda or args.tiny):
         print("paper_size: this needs a CUDA GPU, and torch finds none here; --tiny runs the same code at a tiny size on the "
@@ -133,7 +142,9 @@ def main(arguments: list[str] | None = None) -> int:
         runs[name := str(dtype).removeprefix("torch.")] = bench(prior, settings, args.rounds)
         print(f"{settings.points} Gaussians, {settings.views} views of {settings.resolution} px, {name}; "
               f"torch {torch.__version__}, {processor}; {args.rounds} steps of {settings.steps}\n{table(runs[name])}\n")
-        del prior
+        del prior  # and all that was built on it, before the next peak is measured
+        gc.collect()
+        torch.cuda.empty_cache()
     print(f"The paper: {PAPER}.")
     path = args.json or (None if args.tiny else Path(__file__).parent / "results/paper_size.json")
     if path:

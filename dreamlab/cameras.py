@@ -30,7 +30,7 @@ class Cameras:
                 object.__setattr__(self, name, self.radius.new_zeros(shape))
         for name, low, high in (("elevation_deg", -90, 90), ("radius", 0, float("inf")), ("fov_deg", 0, 180)):
             value = getattr(self, name)
-            bad = value[(value <= low) | (value >= high)]
+            bad = value[~((value > low) & (value < high))]  # NaN too
             if len(bad):
                 raise ValueError(f"{name} must lie strictly between {low} and {high}, got {bad[0]:g}")
 
@@ -148,7 +148,7 @@ class Orbit:
 
 @dataclass(frozen=True)
 class LucidOrbit(Orbit):
-    """LucidDreamer's cameras (arXiv 2311.11284, official code), which DreamMapping keeps: ten times in a run they come nearer.
+    """LucidDreamer's cameras (arXiv 2311.11284, official code), which DreamMapping keeps: they come nearer in steps.
 
     Every ``every`` of the steps both ends of the radius shrink by ``nearer`` down to ``nearest``, the lower end of the field of
     view by ``narrower`` down to ``narrowest``, and the range of azimuths widens by ``wider`` up to the full circle (heads begin

@@ -14,12 +14,13 @@ def parser() -> argparse.ArgumentParser:
     dream.add_argument("--out", type=Path, default=Path("runs"), help="where the run's folder is made (default: runs)")
     dream.add_argument("--seed", type=int, default=0)
     dream.add_argument("--steps", type=int, help="distillation steps (default: the settings')")
-    dream.add_argument("--ball", action="store_true", default=None,
+    dream.add_argument("--rule", help="a distillation rule, such as VSD (default: VDM; a wrong name lists them all)")
+    dream.add_argument("--guidance", type=float, metavar="S", help="null + S (prompt - null), so 1 means none")
+    dream.add_argument("--prior", help="toybox (default), sd-2.1-base, a folder of diffusers, or a hub id. "
+                                       "gaussians: any but toybox is DreamMapping's full run, and needs a CUDA GPU")
+    dream.add_argument("--ball", action="store_true",
                        help="gaussians: start from a grey ball, without the points prior: shows Janus")
-    dream.add_argument("--rule", help="picture: a distillation rule, such as VSD (default: VDM; a wrong name lists them all)")
-    dream.add_argument("--prior", help="picture: toybox (default), sd-2.1-base, a folder of diffusers, or a hub id")
-    dream.add_argument("--guidance", type=float, metavar="S", help="picture: null + S (prompt - null), so 1 means none")
-    dream.add_argument("--pixels", action="store_true", default=None,
+    dream.add_argument("--pixels", action="store_true",
                        help="picture: optimise pixels through the prior's encoder, not its latents")
     sweep = verbs.add_parser("sweep", help="run prompts x methods x seeds from a table; run again to go on")
     sweep.add_argument("table", type=Path, help="TOML; see dreamlab/sweep.py")
@@ -35,24 +36,34 @@ def parser() -> argparse.ArgumentParser:
 
 
 def dream(args: argparse.Namespace, **steps: int) -> None:
-    """The scene that was asked for. ValueError for an option of the other scene, or guidance for a rule without any."""
-    own = {"gaussians": ["ball"], "picture": ["rule", "prior", "guidance", "pixels"]}
-    other, why = {"gaussians": ("picture", "Gaussians are distilled by VDM, from the toybox prior, with its settings"),
-                  "picture": ("gaussians", "pictures start from noise")}[args.scene]
-    if wrong := [f"--{name}" for name in own[other] if getattr(args, name) is not None]:
-        raise ValueError(f"{', '.join(wrong)}: only with --scene {other}; {why}")
-    given = {name: value for name in own[args.scene] if (value := getattr(args, name)) is not None} | steps
+    """The scene that was asked for, with toy settings if the prior is bundled, and the paper's otherwise.
+
+    ValueError for an option of the other scene, guidance for a rule without any, or a full run without a GPU.
+    """
+    if args.ball and args.scene == "picture":
+        raise ValueError("--ball: only with --scene gaussians; pictures start from noise")
+    if args.pixels and args.scene == "gaussians":
+        raise ValueError("--pixels: only with --scene picture; Gaussians are always seen through the prior's encoder")
+    given = {name: value for name in ("rule", "guidance", "prior") if (value := getattr(args, name)) is not None} | steps
+
+    import torch
 
     from dreamlab import demo, rules
 
-    if args.scene == "gaussians":
-        demo.dream(demo.Settings(args.prompt, seed=args.seed, ball=given.pop("ball", False)).toy(**given), args.out)
-        return
-    settings = demo.picture.Settings(args.prompt, seed=args.seed, latent=not given.pop("pixels", False), **given)
+    if args.scene == "picture":
+        settings, go = demo.picture.Settings(args.prompt, seed=args.seed, latent=not args.pixels, **given), demo.dream_picture
+    else:
+        settings, go = demo.Settings(args.prompt, seed=args.seed, ball=args.ball, **given), demo.dream
+        if "prior" not in given or settings.prior in demo.BUNDLED:
+            settings = settings.toy(**given)
+        elif not torch.cuda.is_available():
+            raise ValueError(f"--prior {settings.prior}: {settings.steps} steps of {settings.views} views with "
+                             f"{settings.resolution} pixels need a CUDA GPU, and there is none here; --prior toybox runs "
+                             "on any machine")
     guided = [name for name in rules.RULES if hasattr(getattr(rules, name), "guidance")]
     if "guidance" in given and settings.rule not in guided:
         raise ValueError(f"--guidance: {settings.rule} has none to choose; there is one in {', '.join(guided)}")
-    demo.dream_picture(settings, args.out)
+    go(settings, args.out)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -33,17 +33,22 @@ MEASURING = {Gaussians: 650_000_000, Picture: 310_000_000}
 
 
 def dream(settings: Settings, out: Path = Path("runs")) -> Path:
-    """Prompt to 3D: distil, then write turntable, contact sheet, ``.ply``, settings and metrics to a folder, and say so.
+    """Prompt to 3D Gaussians: distil, then write turntable, page, contact sheet, ``.ply`` and settings to a folder, and say so;
+    toys are measured against the truth besides.
 
-    The folder is named after the prompt and the seed. It holds a checkpoint, so the same call goes on where an earlier one
-    was stopped; with other settings in the same folder the call is refused.
+    The folder is named after the prompt, the rule if it is not VDM, and the seed. It holds a checkpoint, so the same call goes
+    on where an earlier one was stopped; with other settings in the same folder the call is refused.
     """
-    parse(settings.prompt)
-    Judge.load()  # whatever is missing is found out before any work
+    if settings.scene != "gaussians":
+        raise ValueError(f"this draws and exports Gaussians, got scene={settings.scene!r}: a sweep runs other scenes")
+    if settings.prior in BUNDLED:
+        parse(settings.prompt)
+        Judge.load()  # whatever is missing is found out before any work
+    rule = "" if settings.rule == "VDM" else f"-{settings.rule.lower()}"
+    folder = Path(out) / f"{slug(settings.prompt)}{rule}{'-ball' * settings.ball}-seed{settings.seed}"
     plan = stage(settings)
-    folder = Path(out) / f"{slug(settings.prompt)}{'-ball' * settings.ball}-seed{settings.seed}"
     distil(plan, settings, folder, lambda: export.save_ply(plan.scene, folder / "gaussians.ply"))
-    results(plan.scene, settings.prompt, folder)
+    results(plan.scene, settings, folder)
     return folder
 
 
@@ -124,23 +129,27 @@ def distil(plan: Stage, settings: Settings | picture.Settings, folder: Path, kee
     leave()
 
 
-def results(scene: Gaussians, prompt: str, folder: Path) -> None:
-    """Pictures, metrics, and the closing lines."""
-    (kind, colour), white, orbit = parse(prompt), torch.ones(3), ring(36, radius=2.6)
+def results(scene: Gaussians, settings: Settings, folder: Path) -> None:
+    """Pictures, what toys measure, and the closing lines."""
+    white, orbit, side = torch.ones(3), ring(36, radius=2.6), max(256, settings.resolution)
     with torch.no_grad():
-        frames = torch.cat([scene.render(orbit[i : i + 1], 256, white).rgb for i in tqdm(range(36), desc="turntable")])
+        frames = torch.cat([scene.render(orbit[i : i + 1], side, white).rgb.cpu() for i in tqdm(range(36), desc="turntable")])
         export.save_turntable(frames, folder / "turntable.gif")
-        rows = [scene.render(ring(8), 128, white).rgb, render_truth(Toy(kind), colour, ring(8), 128).rgb]
-    save_image(export.contact_sheet(rows, ["this run", "ground truth"]), folder / "contact_sheet.png")
-    export.save_viewer(scene, folder / "viewer.html", prompt)
-    m = truth(scene.render, kind, colour, seen_points(scene.render))
-    write(folder / "metrics.json", m.asdict())
-    print(f"\nIt reads as a {m.colour} {m.kind} with {m.fronts} front{'s' * (m.fronts != 1)}. Against the truth: "
-          f"IoU {m.iou:.2f}, PSNR {m.psnr:.1f} dB, view ratio {m.view_ratio:.2f}.")
-    announce(folder, {"turntable.gif": "36 views, 256 px", "viewer.html": "to turn it in a browser",
-                      "contact_sheet.png": "8 azimuths over the ground truth",
-                      "gaussians.ply": f"{len(scene.means)} Gaussians, for any 3DGS viewer",
-                      "metrics.json": "against the truth", "settings.json": "what was run"})
+        rows = {"this run": scene.render(ring(8), side // 2, white).rgb}
+    files = {"turntable.gif": f"36 views, {side} px", "viewer.html": "to turn it in a browser",
+             "contact_sheet.png": "8 azimuths", "gaussians.ply": f"{len(scene)} Gaussians, for any 3DGS viewer",
+             "settings.json": "what was run"}
+    if settings.prior in BUNDLED:
+        kind, colour = parse(settings.prompt)
+        rows["ground truth"] = render_truth(Toy(kind), colour, ring(8), side // 2).rgb
+        m = truth(scene.render, kind, colour, seen_points(scene.render))
+        write(folder / "metrics.json", m.asdict())
+        files |= {"contact_sheet.png": "8 azimuths over the ground truth", "metrics.json": "against the truth"}
+        print(f"\nIt reads as a {m.colour} {m.kind} with {m.fronts} front{'s' * (m.fronts != 1)}. Against the truth: "
+              f"IoU {m.iou:.2f}, PSNR {m.psnr:.1f} dB, view ratio {m.view_ratio:.2f}.")
+    save_image(export.contact_sheet(list(rows.values()), list(rows)), folder / "contact_sheet.png")
+    export.save_viewer(scene, folder / "viewer.html", settings.prompt)
+    announce(folder, files)
 
 
 def announce(folder: Path, files: dict[str, str]) -> None:

@@ -2,6 +2,9 @@
 import torch
 from torch import Tensor, nn
 
+# Of the loss while it is differentiated: in fp16 the gradients of a mean would vanish. A power of two, so exact elsewhere
+SCALE = 2.0**12
+
 
 class Learner:
     """The trainable parameters of ``module`` and their optimiser: AdamW, which is Adam at ``weight_decay`` 0.
@@ -25,7 +28,8 @@ class Learner:
         """One step down ``loss``, which comes back detached."""
         if self.optimizer:
             self.optimizer.zero_grad()
-            loss.backward()
+            (SCALE * loss).backward()
+            torch._foreach_div_([p.grad for p in self.parameters.values() if p.grad is not None], SCALE)
             self.optimizer.step()
         return loss.detach()
 

@@ -3,6 +3,7 @@
 One step is rehearsed with a single view, the bytes of all its tensors are counted as they come and go, and the step is
 put back. A run of B views needs about B times the most that lived at once, besides what the process holds already.
 """
+import math
 import os
 import sys
 import weakref
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from dreamlab.scenes.gaussians import Gaussians
 from dreamlab.scenes.nerf import NeRF
 from dreamlab.scenes.picture import Picture
 from dreamlab.stage import Stage, advance, make_optimiser, restore, snapshot
@@ -56,13 +58,19 @@ def held() -> int:
     return 500_000_000
 
 
-def estimate(stage: Stage, grown: float | int = 1) -> int:
+def estimate(stage: Stage, gaussians: int | None = None) -> int:
     """Bytes at the peak of a run of ``stage``: of this process on a CPU, on a GPU of what torch holds there.
 
     = what is held now + two copies of the state (one to go back to, one to save) + B times what one view's step adds. The
-    stage is left as it was, and no random number of the run is used up. ``grown``: for so many times the Gaussians that
-    the scene has now.
+    stage is left as it was, and no random number of the run is used up. ``gaussians``: for a scene of so many, which are
+    those of ``stage`` again and again, together as large as before.
     """
+    if gaussians:
+        smaller = math.log(gaussians / len(stage.scene)) / 3
+        again = {name: leaf[torch.arange(gaussians, device=leaf.device) % len(leaf)]
+                 for name, leaf in stage.scene.parameters().items()}
+        again["scales"] = again["scales"] - smaller
+        stage = replace(stage, scene=Gaussians.from_raw(again), growth=None)
     device = next(iter(stage.scene.parameters().values())).device
     several = isinstance(stage.scene, Picture)  # pictures that learn together cannot be rehearsed alone
     one = stage if several else replace(stage, views=1, growth=None)
@@ -85,14 +93,15 @@ def estimate(stage: Stage, grown: float | int = 1) -> int:
         if isinstance(stage.scene, NeRF):
             stage.scene.occupancy = None  # made by its first render
     added = added * (1 if several else stage.views) + 2 * sum(x.nbytes for x in before.values())
-    return now + round(added * grown)
+    return now + round(added)
 
 
 def announce(stage: Stage, after: int = 0) -> None:
     """Print the estimate, and where Gaussians grow also the one for the most they may become. ``after``: bytes that whatever
-    follows the run adds to what the process holds now; the larger of the two counts."""
-    least = held() + after
-    line = f"This run needs about {max(estimate(stage), least) / 1e9:.2g} GB of memory"
+    follows the run adds to what the process holds now, on a CPU; the larger of the two counts."""
+    on_gpu = next(iter(stage.scene.parameters().values())).is_cuda
+    least = 0 if on_gpu else held() + after
+    line = f"This run needs about {max(estimate(stage), least) / 1e9:.2g} GB of {'GPU ' * on_gpu}memory"
     if stage.growth and (most := stage.growth.most) > (n := len(stage.scene)):
-        line += f", and up to {max(estimate(stage, most / n), least) / 1e9:.2g} GB if its {n} Gaussians become {most}"
+        line += f", and up to {max(estimate(stage, most), least) / 1e9:.2g} GB if its {n} Gaussians become {most}"
     print(f"{line}.", flush=True)

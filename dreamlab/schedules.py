@@ -166,6 +166,9 @@ def noise_to_signal(schedule: Schedule, t: Steps) -> Float[Tensor, "b"]:
     return ((1 - abar) / abar).sqrt()
 
 
+WEIGHTS = {w.__name__: w for w in (one, sigma2, balanced, noise_to_signal)}
+
+
 def dca_lambda(schedule: Schedule, t: Steps, cutoff: int = 300) -> Float[Tensor, "b"]:
     """lambda_t = 1 for t > cutoff, 1 - abar_t for t <= cutoff (DreamMapping, Eq. 18).
 

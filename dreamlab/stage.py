@@ -91,13 +91,16 @@ def run(stage: Stage, checkpoint: Path | None = None, every: int = 25, progress:
     """Yield the steps of ``stage``. With ``checkpoint`` the run is saved there every ``every`` steps and when it is
     interrupted, and a run that finds its file goes on from it, bit for bit on a CPU with the same number of threads.
 
-    ``tag`` names the settings; a checkpoint with another tag is an error, because it would not be the same run.
+    ``tag`` names the settings; a checkpoint with another tag is an error, because it would not be the same run. Without one
+    nothing but the shapes of the leaves tells a checkpoint of other settings.
 
     A step happens as a whole or not at all. Where it fails, scene, optimiser, rule and growth are put back to the step
     before, that is saved, and the error goes on to the caller: ``FloatingPointError`` if a gradient is not finite,
     ``ValueError`` if no Gaussian would be left. ``OSError`` if a checkpoint cannot be written, which keeps the one before,
     or cannot be read.
     """
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}: it is the number of steps from one checkpoint to the next")
     optimiser, done = make_optimiser(stage), 0
     if checkpoint and Path(checkpoint).exists():
         optimiser, done = load(stage, checkpoint, tag)
@@ -186,8 +189,8 @@ def advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:
     gradients = [p.grad for group in optimiser.param_groups for p in group["params"]]
     norm = torch.stack([g.norm() for g in gradients]).norm().item()
     if not norm < float("inf"):
-        raise FloatingPointError(f"the gradient of step {step} is not finite (norm {norm}); the scene still holds step "
-                                 f"{step - 1}: lower the rates or the guidance")
+        raise FloatingPointError(f"the gradient of step {step} is not finite (norm {norm}); the scene is as it was before "
+                                 "it: lower the rates or the guidance")
     if stage.growth:
         stage.growth.observe(render)
     optimiser.step()

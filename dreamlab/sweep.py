@@ -47,6 +47,7 @@ from dreamlab.toybox.render import render as render_truth
 
 SHEET = 8  # views a run leaves a picture of
 SIDE = 64  # pixels of such a view
+WORDS = ("method", "prompt", "tag", "error")  # columns of text, whatever it looks like
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,13 @@ class Job:
         return settings_tag(asdict(self.settings))
 
 
+def plain(value):
+    """TOML's lists as tuples, also those inside tables."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    return tuple(map(plain, value)) if isinstance(value, list) else value
+
+
 def jobs(table: dict) -> list[Job]:
     """The runs of a table, prompt by prompt. ValueError for what it does not know, before anything is run."""
     if unknown := set(table) - {"tier", "runs", "settings", "methods"}:
@@ -73,16 +81,23 @@ def jobs(table: dict) -> list[Job]:
         raise ValueError(f'tier must be "toy" or "paper", got {tier!r}')
     if not table.get("runs") or not table.get("methods"):
         raise ValueError('a table needs runs, such as [{ prompt = "a red mug", seeds = [0] }], and at least one [methods.NAME]')
-    known = {f.name for f in fields(Settings)} - {"prompt", "seed", "growth", "cameras", "decay"}
+    known = {f.name: f.default for f in fields(Settings) if f.name not in ("prompt", "seed", "growth", "cameras", "decay")}
     found = []
     for line in table["runs"]:
+        if set(line) != {"prompt", "seeds"} or type(line["seeds"]) is not list or {type(s) for s in line["seeds"]} - {int}:
+            raise ValueError(f'runs are such as {{ prompt = "a red mug", seeds = [0, 1] }}, got {line}')
         for seed in line["seeds"]:
             for method, changes in table["methods"].items():
                 changes = table.get("settings", {}) | changes
-                changes = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
+                changes = {name: plain(value) for name, value in changes.items()}
                 base = changes.pop("base", "DreamMapping")
-                if unknown := set(changes) - known:
+                if unknown := changes.keys() - known:
                     raise ValueError(f"method {method!r} sets {sorted(unknown)}; settings are {', '.join(sorted(known))}")
+                for name, value in changes.items():
+                    usual = known[name]
+                    if usual is not None and type(value) is not type(usual) and (type(usual), type(value)) != (float, int):
+                        raise ValueError(f"method {method!r} sets {name} = {value!r}, which must be of type "
+                                         f"{type(usual).__name__}, such as {usual!r}")
                 if base not in BASELINES:
                     raise ValueError(f"method {method!r} has base {base!r}; there is: {', '.join(BASELINES)}")
                 settings = Settings(line["prompt"], seed=seed, **BASELINES[base] | (changes if tier == "paper" else {}))
@@ -97,14 +112,16 @@ def one(job: Job, checkpoint: Path | None = None) -> tuple[dict, dict[str, bytes
     """Run a job. Its row, and files to keep: eight views of the scene, and the scene's leaves."""
     settings = job.settings
     row = {"method": job.method, "prompt": settings.prompt, "seed": settings.seed, "tag": job.tag}
-    begin = time.perf_counter()
+    resumed = checkpoint and checkpoint.exists()
     try:
         plan = stage(settings)
+        begin = time.perf_counter()
         for _ in run(plan, checkpoint, every=50, progress=False, tag=job.tag):
             pass
     except (ValueError, FloatingPointError) as error:
         return row | {"error": str(error), "date": str(date.today())}, {}
-    row |= {"seconds": round(time.perf_counter() - begin, 1), "steps": settings.steps}
+    row |= {} if resumed else {"seconds": round(time.perf_counter() - begin, 1)}
+    row["steps"] = settings.steps
     if isinstance(plan.scene, Gaussians):
         row["gaussians"] = len(plan.scene)
     row |= results(plan.scene, settings)
@@ -145,7 +162,7 @@ def read(path: Path) -> list[dict]:
         return text
 
     with open(path, newline="") as file:
-        return [{k: value(v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
+        return [{k: v if k in WORDS else value(v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
 
 
 def write(path: Path, rows: list[dict]) -> None:
@@ -180,7 +197,8 @@ def sweep(table: Path, out: Path, scheduler: str | None = None, keep: Path = Pat
     """Run what a table asks for and ``out`` does not have yet. Rows go to ``out`` as they come, files to folders in ``keep``.
 
     One after the other in this process, or on the workers of the Dask ``scheduler`` at an address such as
-    "tcp://host:8786" (needs the ``sweep`` extra; workers need dreamlab installed, and no common disk). ValueError where
+    "tcp://host:8786" (needs the ``sweep`` extra; workers need dreamlab installed, and no common disk). One sweep at a time may
+    write ``out``; two would lose each other's rows. ``seconds`` is left out of the row of a resumed run. ValueError where
     ``out`` has a row of other settings under the same name.
     """
     todo, rows = jobs(tomllib.loads(Path(table).read_text())), read(out) if Path(out).exists() else []

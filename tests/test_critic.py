@@ -323,3 +323,14 @@ def test_learner_is_adam_unless_weights_decay():
 
     torch.testing.assert_close(descend(lambda layer: Learner(layer, 0.1).step), descend(adam))
     assert not torch.allclose(descend(lambda layer: Learner(layer, 0.1, weight_decay=0.5).step), descend(adam))
+
+
+def test_a_learner_in_half_precision_keeps_gradients_that_fp16_cannot_hold():
+    """The gradient of a mean over a batch is often below fp16's least number, 6e-8; the weights themselves are float32."""
+    layer = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.ones_(layer.weight)
+    learner = Learner(layer, 0.1)
+    learner.step((layer.weight.half().float() * 1e-8).sum())
+    assert layer.weight.item() == pytest.approx(0.9) and layer.weight.grad.item() == pytest.approx(1e-8, rel=1e-3)
+    lost, = torch.autograd.grad((layer.weight.half().float() * 1e-8).sum(), layer.weight)
+    assert lost.item() == 0

@@ -42,6 +42,39 @@ def test_a_prompt_becomes_a_folder(tmp_path, capsys):
     assert json.loads((folder / "settings.json").read_text())["steps"] == 2
 
 
+def test_a_toy_by_another_rule_and_guidance(tmp_path):
+    options = ["--rule", "SDS", "--guidance", "5", "--prior", "toybox", "--steps", "1", "--seed", "2"]
+    assert main(["dream", "a red mug", "--out", str(tmp_path), *options]) == 0
+    folder = tmp_path / "a-red-mug-sds-seed2"
+    settings = json.loads((folder / "settings.json").read_text())
+    assert (settings["rule"], settings["guidance"], settings["points"]) == ("SDS", 5.0, 3000)
+    assert (folder / "metrics.json").exists()
+
+
+def test_another_prior_is_the_full_run_and_needs_a_gpu(tmp_path, monkeypatch, capsys):
+    import dreamlab.demo as demo
+
+    asked = []
+    monkeypatch.setattr(demo, "dream", lambda settings, out: asked.append(settings))
+    command = ["dream", "a corgi", "--prior", "sd-2.1-base", "--out", str(tmp_path)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(command) == 2 and "need a CUDA GPU" in capsys.readouterr().err and not asked
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert main([*command, "--rule", "ISM"]) == 0
+    assert asked == [demo.Settings("a corgi", rule="ISM")]
+
+
+def test_what_is_no_toy_is_drawn_and_not_measured(tmp_path):
+    from dreamlab.demo import Settings, dream
+
+    small = Settings("A glass castle", ball=True).toy(prior=str(BUNDLED["toybox"]), steps=1, points=60, resolution=32)
+    folder = dream(small, tmp_path)
+    assert {file.name for file in folder.iterdir()} == {
+        "turntable.gif", "viewer.html", "contact_sheet.png", "gaussians.ply", "settings.json", "checkpoint.safetensors"}
+    with pytest.raises(ValueError, match="got scene='nerf'"):
+        dream(Settings("a red mug").toy(scene="nerf"), tmp_path / "nerf")
+
+
 @pytest.mark.parametrize("prompt", ["a red zebra", "a mug", "", "a red blue mug"])
 def test_words_outside_the_toybox_are_refused_with_a_list(prompt, tmp_path, capsys):
     assert main(["dream", prompt, "--out", str(tmp_path)]) == 2
@@ -138,10 +171,12 @@ def test_ctrl_c_amid_a_step_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("options, said", [
     (["--scene", "picture", "--rule", "DDPM"], RULES),
+    (["--rule", "DDPM"], RULES),
     (["--scene", "picture", "--ball"], ["--ball", "--scene gaussians"]),
-    (["--rule", "VSD"], ["--rule", "--scene picture", "VDM"]),
-    (["--guidance", "0", "--pixels"], ["--guidance, --pixels", "--scene picture"]),
+    (["--pixels"], ["--pixels", "--scene picture"]),
     (["--scene", "picture", "--rule", "CSD", "--guidance", "5"], ["CSD has none", "VSD"]),
+    (["--rule", "CSD", "--guidance", "5"], ["CSD has none", "VSD"]),
+    (["--rule", "VSD", "--guidance", "0.5"], ["guidance must be >= 1 in VSD", "got 0.5"]),
     (["--scene", "picture", "--rule", "VSD", "--guidance", "0.5"], ["guidance must be >= 1 in VSD", "got 0.5"]),
     (["--scene", "picture", "--rule", "SDS", "--steps", "-1"], ["steps must be at least 0, got -1"]),
     (["--scene", "picture", "--prior", "nowhere/at-all"], ["no weights for 'nowhere/at-all'", "toybox"])])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dreamlab.cli import main
-from dreamlab.memory import Live, announce, estimate
+from dreamlab.memory import Live, announce, estimate, held
 from dreamlab.pipelines import dreammapping, picture
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.scenes.growth import Growth
@@ -117,11 +117,21 @@ def test_it_grows_with_views_and_with_gaussians(prior):
     """The part that a run adds: B views need B times what one needs, besides the state."""
     def added(**changes):
         made = toy(prior, resolution=64, **changes)
-        base = estimate(made, grown=0)  # what is held already
-        return estimate(made) - base
+        estimate(made)
+        before = held()
+        return estimate(made) - before
 
     assert 1.7 < added(views=4) / added(views=2) < 2.3
     assert added(points=3000) > 1.3 * added()
+
+
+def test_more_gaussians_are_rehearsed_and_not_extrapolated(prior):
+    few, many = toy(prior, points=500, resolution=64), toy(prior, points=4000, resolution=64)
+    estimate(many)
+    before = held()
+    said, true = estimate(few, gaussians=4000) - before, estimate(many) - before
+    assert abs(said / true - 1) < 0.15 and len(few.scene) == 500
+    assert said < 4 * (estimate(few) - before)  # eight times the Gaussians: the prior's part does not grow
 
 
 def test_it_is_printed_before_the_first_step(tmp_path, capsys, monkeypatch, prior):

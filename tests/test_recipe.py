@@ -9,14 +9,16 @@ from dreamlab import losses
 from dreamlab.cameras import LucidOrbit, Orbit, orbit
 from dreamlab.noise import Schedule, seeded
 from dreamlab.pipelines.baselines import BASELINES
-from dreamlab.pipelines.dreammapping import Settings, regularise, stage
+from dreamlab.pipelines.dreammapping import Settings, regularise, stage, start
 from dreamlab.priors.base import Prior
+from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.prompts import Prompt, ViewPrompts, perp_weights
 from dreamlab.render.splat import splat
 from dreamlab.rules import CSD, SDS, VDM
 from dreamlab.scenes.gaussians import Gaussians
 from dreamlab.scenes.growth import Growth
 from dreamlab.scenes.nerf import NeRF
+from dreamlab.schedules import balanced
 from dreamlab.stage import rate_at, run
 
 # cameras
@@ -173,6 +175,39 @@ def test_the_defaults_are_the_papers():
     assert isinstance(s.growth, Growth) and isinstance(s.cameras, LucidOrbit) and s.points_prior == "shap-e"
 
 
+def test_the_scene_goes_where_the_given_prior_is(monkeypatch):
+    prior = DiffusionPrior.load()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # a notebook on a machine with a GPU, its prior on the CPU
+    for changes in ({}, {"ball": True}, {"scene": "nerf"}):
+        made = stage(Settings("a red mug").toy(points=60, **changes), prior)
+        assert {leaf.device for leaf in made.scene.parameters().values()} == {prior.device}
+
+
+def test_a_rule_with_a_grid_keeps_the_grids_weight():
+    prior = DiffusionPrior.load()
+    made, t = stage(Settings("a red mug", rule="APFO").toy(steps=10, points=60), prior), torch.tensor([900])
+    assert torch.equal(made.rule.weight(prior.schedule, t), made.timesteps.weight(prior.schedule, t))
+    sds = stage(Settings("a red mug", rule="SDS").toy(points=60), prior)
+    assert torch.equal(sds.rule.weight(prior.schedule, t), balanced(prior.schedule, t))
+
+
+def test_the_largest_t_may_jump():
+    """ProlificDreamer's drops to 500 after a fifth of the run, GaussianDreamer's to 550 after 500 of 1200 steps."""
+    prior = DiffusionPrior.load()
+    for name, step, before, after in (("ProlificDreamer", 5000, 980, 500), ("GaussianDreamer", 500, 980, 550)):
+        s = Settings("a red mug", **BASELINES[name])
+        small = s.toy(points=60, resolution=32, t_max=s.t_max, t_since=s.t_since, t_until=s.t_until)
+        timesteps = stage(small, prior).timesteps
+        assert timesteps.t_max(step - 1, s.steps) == before and timesteps.t_max(step, s.steps) == after
+
+
+def test_a_ball_has_the_opacity_and_width_that_are_asked_for():
+    thin, toy = (start(Settings("a red mug").toy(ball=True, points=60, **changes)) for changes in ({"opacity": 0.1}, {}))
+    wide = start(Settings("a red mug").toy(ball=True, points=60, spread=2.0))
+    assert thin.opacities.mean().item() == pytest.approx(0.1) and toy.opacities.mean().item() == pytest.approx(0.3)
+    assert torch.allclose(wide.scales, 2 * toy.scales)
+
+
 @pytest.mark.parametrize("name", BASELINES)
 def test_every_method_takes_a_step_at_toy_size(name):
     settings = Settings("a red mug", **BASELINES[name]).toy(steps=1, points=200, resolution=32, samples=8)
@@ -208,7 +243,7 @@ def test_the_whole_recipe_runs_at_a_small_size(tmp_path):
 
 @pytest.mark.parametrize("wrong, says", [
     ({"rule": "XYZ"}, "no rule 'XYZ'.*VDM"), ({"operator": "cubic"}, "no operator 'cubic'.*ulite"),
-    ({"scene": "mesh"}, "no scene"),
+    ({"scene": "mesh"}, "no scene"), ({"weight": "sigma"}, "no weight 'sigma'.*sigma2"),
     ({"perp_neg": True, "view_words": False}, "view_words=True"), ({"perp_neg": True, "rule": "LODS"}, "LODS")])
 def test_settings_name_what_is_wrong(wrong, says):
     with pytest.raises(ValueError, match=says):

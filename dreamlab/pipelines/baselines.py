@@ -18,21 +18,27 @@ BASELINES = {
     "DreamFusion": FIELD | dict(
         rule="SDS", guidance=101.0, t_max=(980, 980), steps=10_000, cameras=Orbit((-10.0, 45.0), (1.5, 2.0), (40.0, 70.0)),
         rates={"grid": 1e-2, "density": 1e-2, "color": 1e-2}),
-    # ProlificDreamer (arXiv 2305.16213), stage one, with threestudio's numbers, at its first resolution throughout. There t
-    # drops to 500 at a fifth of the run; here it falls until then.
+    # ProlificDreamer (arXiv 2305.16213), stage one, with threestudio's numbers, at its first resolution throughout.
     "ProlificDreamer": FIELD | dict(
-        rule="VSD", t_max=(980, 500), t_until=0.2, steps=25_000, cameras=Orbit((-10.0, 45.0), (1.0, 1.5), (40.0, 70.0))),
+        rule="VSD", t_max=(980, 500), t_since=0.2, t_until=0.2, steps=25_000,
+        cameras=Orbit((-10.0, 45.0), (1.0, 1.5), (40.0, 70.0))),
     # LucidDreamer (arXiv 2311.11284). Its points come from Point-E; here from DreamMapping's points prior.
     "LucidDreamer": dict(rule="ISM"),
-    # GaussianDreamer (arXiv 2310.08529). Its sparsity loss is left out.
+    # GaussianDreamer (arXiv 2310.08529). Left out: its sparsity loss, the clipping of its gradient, and its black background.
+    # Its threshold for growth is on a pull that it takes the norm of after adding views, which is smaller than ours.
     "GaussianDreamer": dict(
-        rule="SDS", guidance=101.0, weight="sigma2", t_max=(980, 980), t_shared=False, steps=1200, resolution=1024, negative="",
-        interpolate=False, betas=(0.9, 0.99), scale_weight=0.0, tv_weight=0.0,
+        rule="SDS", guidance=101.0, weight="sigma2", t_max=(980, 550), t_since=500 / 1200, t_until=500 / 1200, t_shared=False,
+        steps=1200, resolution=1024, interpolate=False,
+        negative="ugly, bad anatomy, blurry, pixelated obscure, unnatural colors, poor lighting, dull, and unclear, cropped, "
+                 "lowres, low quality, artifacts, duplicate, morbid, mutilated, poorly drawn face, deformed, dehydrated, "
+                 "bad proportions, unfocused",
+        betas=(0.9, 0.99), scale_weight=0.0, tv_weight=0.0,
         cameras=Orbit((-10.0, 45.0), (1.5, 4.0), (40.0, 70.0)),
         growth=Growth(since=300, until=900, gradient=2e-4, split=0.04, opacity=0.05, wide=0.4, wide_since=500, reset=None,
                       reset_to=0.1),
         rates={"means": (5e-5, 2.5e-5), "scales": 5e-3, "quats": 1e-3, "opacities": 1e-2, "colors": 1.25e-2}),
-    # DreamGaussian (arXiv 2309.16653), stage one of text to 3D: a ball, and t falling to 20.
+    # DreamGaussian (arXiv 2309.16653), stage one of text to 3D: a ball, and t falling to 20. There t itself falls, here the
+    # largest t that may be drawn. There pictures begin with 128 pixels, and the centres' rate has fallen after 300 steps.
     "DreamGaussian": dict(
         rule="SDS", ball=True, points=5000, guidance=100.0, weight="sigma2", t_max=(980, 20), t_until=1.0, steps=500, views=1,
         negative="", interpolate=False, scale_weight=0.0, tv_weight=0.0, cameras=Orbit((-30.0, 30.0), (2.5, 2.5), 49.1),

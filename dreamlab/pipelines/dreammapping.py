@@ -22,7 +22,7 @@ from dreamlab.rules import RULES
 from dreamlab.scenes.gaussians import Gaussians
 from dreamlab.scenes.growth import Growth
 from dreamlab.scenes.nerf import HashGrid, NeRF
-from dreamlab.schedules import Annealed, Cosine, constant
+from dreamlab.schedules import WEIGHTS, Annealed, Cosine, constant
 from dreamlab.stage import Stage
 from dreamlab.toybox.dataset import backgrounds
 from dreamlab.types import Render
@@ -47,7 +47,8 @@ OPERATORS = {"ulite": lambda prior: rules.ULite.for_shape(prior.shape),
 class Settings:
     """One run. LD is LucidDreamer; where no source is named, the value is ours.
 
-    Left out of LD's recipe: flipped batches, noise on the scales, and guiding the disparity instead of the colour at times.
+    Left out of LD's recipe: flipped batches, noise on the scales, and guiding the disparity instead of the colour at times. Its
+    backgrounds are white or of any colour; here they are the toybox's, light and dark greys with a tint.
     """
 
     prompt: str
@@ -58,7 +59,7 @@ class Settings:
     ball: bool = False  # start from a grey ball instead of the points prior
     points_prior: str = "shap-e"  # paper, section 3.4
     points: int = 50_000  # paper, section 4.2: Shap-E's points, upsampled
-    opacity: float = 0.1  # LD
+    opacity: float = 0.1  # LD: of a new Gaussian
     spread: float = 1.0  # LD: width of a new Gaussian in rms distances to its three neighbours
     growth: Growth | None = field(default_factory=Growth)  # LD
     levels: int = 16  # of a radiance field's hash grid, from 16 cells a side (arXiv 2201.05989) ...
@@ -69,7 +70,7 @@ class Settings:
     # the rule
     rule: str = "VDM"  # paper; a name in dreamlab.rules.RULES
     guidance: float = 7.5  # paper's 7.5, in diffusers' convention (see rules/vdm.py)
-    weight: str | None = "noise_to_signal"  # w(t), a name in schedules.py; LD. None: the rule's own
+    weight: str | None = "noise_to_signal"  # w(t), a name in schedules.py; LD. None, or with a grid (APFO): the rule's own
     operator: str = "ulite"  # paper, section 4.2; "linear" or "noisy" in its ablation (Fig. 7)
     operator_rate: float = 0.01  # paper, section 4.2
     dca: bool = True  # paper, Eq. 18
@@ -83,20 +84,21 @@ class Settings:
     # the loop
     cameras: Orbit = field(default_factory=LucidOrbit)  # LD
     t_max: tuple[int, int] = (980, 500)  # LD: start and end of the largest t ...
-    t_until: float = 0.3  # LD: ... and by which share of the steps
+    t_until: float = 0.3  # LD: ... by which share of the steps it has fallen ...
+    t_since: float = 0.0  # LD: ... and from which
     t_shared: bool = True  # LD: one t for all views of a step
     steps: int = 5000  # paper, section 4.2
     views: int = 4  # paper, section 4.2: the batch
-    resolution: int = 512  # LD
-    rates: Rates | None = None  # Adam's, by parameter group; None: RATES of the scene
+    resolution: int = 512  # LD; a radiance field needs some 50 GB for 4 such views: give it 64, as its baselines have
+    rates: Rates | None = None  # Adam's, by parameter group; None: RATES (LD; threestudio for a field)
     betas: tuple[float, float] = (0.9, 0.999)  # LD
     decay: Cosine | None = None  # of all rates; LD: each has its own
     scale_weight: float = 2.5  # times the mean scale of the Gaussians. LD's 1.0 ...
     tv_weight: float = 2.5  # ... and total variation of colour and disparity: LD sums 0.1 of each of 4 views, we average them
 
     def __post_init__(self):
-        for name, known in (("rule", RULES), ("operator", OPERATORS), ("scene", RATES)):
-            if getattr(self, name) not in known:
+        for name, known in (("rule", RULES), ("operator", OPERATORS), ("scene", RATES), ("weight", WEIGHTS)):
+            if getattr(self, name) not in known and (name, self.weight) != ("weight", None):
                 raise ValueError(f"there is no {name} {getattr(self, name)!r}; there is: {', '.join(known)}")
         if self.perp_neg and not self.view_words:
             raise ValueError("perp_neg steers between views, so it needs view_words=True")
@@ -109,11 +111,13 @@ class Settings:
         No growth, no regularisers, cameras that the prior has seen, and view words as it has read them.
         """
         ball, scene = changes.get("ball", self.ball), changes.get("scene", self.scene)
-        small = dict(prior="toybox", points_prior="toybox", points=3000, opacity=0.5, spread=0.6, growth=None,
+        small = dict(prior="toybox", points_prior="toybox", points=3000, opacity=0.3 if ball else 0.5,
+                     spread=1.0 if ball else 0.6, growth=None,
                      levels=4, finest=64, hidden=32, samples=32, bound=0.85, guidance=3.0, weight="balanced",
                      critic_rate=1e-2, negative="", interpolate=False, cameras=Orbit(),
-                     t_max=(950, 300) if ball or scene == "nerf" else (600, 150), t_until=0.8, t_shared=False, steps=200,
-                     resolution=64, rates=TOY_RATES[scene], betas=(0.9, 0.99), decay=Cosine(), scale_weight=0.0, tv_weight=0.0)
+                     t_max=(950, 300) if ball or scene == "nerf" else (600, 150), t_since=0.0, t_until=0.8, t_shared=False,
+                     steps=200, resolution=64, rates=TOY_RATES.get(scene), betas=(0.9, 0.99), decay=Cosine(), scale_weight=0.0,
+                     tv_weight=0.0)
         return replace(self, **(small | changes))
 
 
@@ -125,7 +129,8 @@ def start(settings: Settings, device: str = "cpu") -> Gaussians | NeRF:
         grid = HashGrid(settings.levels, growth=growth, generator=generator)
         return NeRF(grid, settings.hidden, settings.bound, settings.samples, generator=generator).to(device)
     if settings.ball:
-        return Gaussians.ball(settings.points, generator=generator).to(device)
+        return Gaussians.ball(settings.points, opacity=settings.opacity, spread=settings.spread,
+                              generator=generator).to(device)
     points, colours = load_points(settings.points_prior, device)(settings.prompt, settings.points, generator)
     return Gaussians.from_points(points.to(device), colours.to(device), settings.opacity, settings.spread)
 
@@ -142,20 +147,20 @@ def regularise(settings: Settings):
 def stage(settings: Settings, prior: Prior | None = None) -> Stage:
     """The one stage of the pipeline, ready to :func:`dreamlab.stage.run`, on a GPU where there is one.
 
-    ``prior`` saves loading it again. The prompts are embedded here, so that a text too long is found out before any work.
+    ``prior`` saves loading it again, and the scene goes where it is. The prompts are embedded here, so that a text too long is
+    found out before any work.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    prior = prior or DiffusionPrior.load(settings.prior, device)
+    prior = prior or DiffusionPrior.load(settings.prior, "cuda" if torch.cuda.is_available() else "cpu")
     prompts = ViewPrompts(prior, settings.prompt, settings.negative, views=settings.view_words,
                           interpolate=settings.interpolate, perp_neg=settings.perp_neg)
     prompts(ring(4))
     own = {} if settings.rule != "VDM" else dict(
         operator=OPERATORS[settings.operator](prior), lr=settings.operator_rate, dca=settings.dca, cutoff=settings.cutoff)
     rule = build(settings, prior, **own)
-    scene, rates = start(settings, device), settings.rates or RATES[settings.scene]
+    scene, rates = start(settings, str(prior.null.device)), settings.rates or RATES[settings.scene]
     return Stage(
         scene, prior, rule, prompts, getattr(rule, "grid", None) or
-        Annealed(*settings.t_max, until=settings.t_until, shared=settings.t_shared),
+        Annealed(*settings.t_max, since=settings.t_since, until=settings.t_until, shared=settings.t_shared),
         rates={name: rates[name.split(".")[0]] for name in scene.parameters()}, decay=settings.decay or constant,
         regularise=regularise(settings), growth=settings.growth and replace(settings.growth), background=backgrounds,
         cameras=settings.cameras, steps=settings.steps, views=settings.views, resolution=settings.resolution,

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
-from dreamlab import rules, schedules
+from dreamlab import rules
 from dreamlab.noise import randn, seeded
 from dreamlab.priors.base import Prior
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.prompts import ViewPrompts
 from dreamlab.rules import RULES
 from dreamlab.scenes.picture import Picture
-from dreamlab.schedules import Annealed, Cosine
+from dreamlab.schedules import WEIGHTS, Annealed, Cosine, Grid
 from dreamlab.stage import Stage
 
 
@@ -40,15 +40,17 @@ class Settings:
     def __post_init__(self):
         if self.rule not in RULES:
             raise ValueError(f"there is no rule {self.rule!r}; there is: {', '.join(RULES)}")
+        if self.weight not in (None, *WEIGHTS):
+            raise ValueError(f"there is no weight {self.weight!r}; there is: {', '.join(WEIGHTS)}")
 
 
 def build(settings, prior: Prior, **more) -> rules.Rule:
     """The rule that a pipeline's settings name, with those of them that it has; ``more`` goes to its ``for_prior``."""
     rule, steps = getattr(rules, settings.rule), max(settings.steps, 1)
     views = math.ceil(steps / 1000)  # a grid has no t twice: runs of over 1000 steps stay at each
-    wanted = {"guidance": settings.guidance, "weight": settings.weight and getattr(schedules, settings.weight),
-              "grid": schedules.Grid(points=math.ceil(steps / views), views=views)}
     fields = rule.__dataclass_fields__
+    weight = WEIGHTS.get(settings.weight) if "grid" not in fields else None  # a grid's steps are its weight
+    wanted = {"guidance": settings.guidance, "weight": weight, "grid": Grid(points=math.ceil(steps / views), views=views)}
     chosen = {k: v for k, v in wanted.items() if k in fields and v is not None}
     return rule.for_prior(prior, **chosen, **more, **({"critic_rate": settings.critic_rate} if "critic" in fields else {}))
 

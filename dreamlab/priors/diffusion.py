@@ -106,7 +106,6 @@ class DiffusionPrior(Prior):
                     folder, revision=revision, variant="fp16" if source in HUB else None, use_safetensors=True,
                     local_files_only=Path(folder).is_dir(), safety_checker=None, feature_extractor=None,
                     requires_safety_checker=False)
-                return cls(pipe.to(device, dtype))
         except (OSError, ValueError) as error:
             said = " ".join(str(error).split())
             if Path(source).is_dir():
@@ -117,6 +116,7 @@ class DiffusionPrior(Prior):
                 f"no weights for {str(name)!r}: it is neither bundled ({', '.join(BUNDLED)}), nor a folder here, nor a "
                 f"repository that can be reached. Known: {known}. Without a network, fetch {repo} ({size}, safetensors) "
                 f"elsewhere with `hf download {repo}` and pass the folder's path. The loader said: {said}") from error
+        return cls(pipe.to(device, dtype))
 
     @property
     def device(self) -> torch.device:

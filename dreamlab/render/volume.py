@@ -40,7 +40,8 @@ class Occupancy:
 
     Samples are ``step`` world units apart from where a ray enters the ball, as on its longest rays without a grid. Those in
     empty cells are left out, and those that less than 1e-4 of the light reaches. A cell is empty where density * step is
-    below ``lost`` / samples at the places looked at, one a cell, so that a ray misses about ``lost`` of its thickness at most.
+    below ``lost`` / samples, and below its mean over the cells, at the places looked at, one a cell: so a ray misses about
+    ``lost`` of its thickness at most.
     nerfacc's values: 128 cells a side, looked at every 16 renders that have gradients, with a memory of 0.95.
     """
 

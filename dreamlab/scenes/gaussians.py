@@ -45,19 +45,22 @@ class Gaussians:
         """A ball at every point, ``spread`` times as wide as the rms distance to its three nearest neighbours."""
         if len(points) < 4:
             raise ValueError(f"from_points needs at least 4 points to find three neighbours, got {len(points)}")
-        if not 0 < opacity < 1:
-            raise ValueError(f"opacity must lie in (0, 1), got {opacity:g}")
+        if len(colors) != len(points):
+            raise ValueError(f"from_points needs a colour for each point, got {len(points)} points and {len(colors)} colours")
+        if not (0 < opacity < 1 and spread > 0):
+            raise ValueError(f"opacity must lie in (0, 1) and spread above 0, got {opacity:g} and {spread:g}")
         near = [torch.cdist(some, points).topk(4, largest=False).values[:, 1:] for some in points.split(512)]
         scale = spread * torch.cat(near).square().mean(-1).sqrt().clamp_min(1e-4)
         quats = torch.tensor([1.0, 0, 0, 0]).repeat(len(points), 1).to(points)
         return cls(points, quats, scale[:, None].repeat(1, 3), torch.full_like(scale, opacity), colors)
 
     @classmethod
-    def ball(cls, n: int, radius: float = 0.6, opacity: float = 0.3, *, generator: torch.Generator) -> "Gaussians":
+    def ball(cls, n: int, radius: float = 0.6, opacity: float = 0.3, spread: float = 1.0, *,
+             generator: torch.Generator) -> "Gaussians":
         """n grey Gaussians spread evenly through a ball: a start that knows nothing of the prompt."""
         direction = torch.nn.functional.normalize(torch.randn(n, 3, generator=generator), dim=-1)
         points = radius * direction * torch.rand(n, 1, generator=generator) ** (1 / 3)
-        return cls.from_points(points, torch.full((n, 3), 0.5), opacity)
+        return cls.from_points(points, torch.full((n, 3), 0.5), opacity, spread)
 
     means = property(lambda self: self.raw["means"])
     quats = property(lambda self: self.raw["quats"])

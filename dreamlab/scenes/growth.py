@@ -75,7 +75,7 @@ class Growth:
     @torch.no_grad()
     def __call__(self, step: int, scene: Gaussians, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> None:
         """After the optimiser's ``step`` (from 0): grow, remove and reset, if it is time. Moments of Adam go with their
-        Gaussians, and start from 0 for new ones and for opacities that are reset; the optimiser's own count of steps stays.
+        Gaussians, and start from 0 for new ones, and at a reset for all opacities; the optimiser's own count of steps stays.
 
         The leaves of the scene are new tensors then. ValueError if no Gaussian would be left; nothing is changed.
         """

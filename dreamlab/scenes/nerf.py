@@ -29,7 +29,7 @@ class HashGrid(nn.Module):
         if min(levels, features, entries, base) < 1 or growth < 1:
             raise ValueError("levels, features, entries, base and growth must be at least 1, got "
                              f"{levels}, {features}, {entries}, {base} and {growth:g}")
-        self.resolutions, self.entries = [int(base * growth**level) for level in range(levels)], entries
+        self.resolutions, self.entries = [int(base * growth**level + 1e-6) for level in range(levels)], entries
         self.tables = nn.ParameterList(
             torch.empty(min((n + 1) ** 3, entries), features).uniform_(-1e-4, 1e-4, generator=generator)
             for n in self.resolutions)
