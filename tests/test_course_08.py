@@ -37,6 +37,7 @@ EXERCISES = [
         ("T * background", "background"): "full weight",
         ("T * background", "T / (1 - alpha) * background"): "one short",
         ("T * alpha * color", "alpha * color"): "T is missing",
+        ("T * alpha * color", "alpha * color; background = torch.zeros(3)"): "T is missing, and the background too",
         ("T * alpha * color", "T * color"): "alpha is missing",
         ("pixel + T * background", "pixel / (1 - T)"): "sum to 1",
     }),

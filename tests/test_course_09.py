@@ -12,6 +12,7 @@ EXERCISES = [
     ("09_janus", "perp_neg", janus.check_perp_neg, {
         ("e + w", "e - w"): "sign",
         ("e_i - along", "e_i"): "all of e_i",
+        ("+ w[:, None] * (e_i - along)", "- w[:, None] * e_i"): "all of e_i, and the sign",
         ("(e_i - along)", "along"): "parallel part",
         ("(e_i * e).sum(1, keepdim=True) / (e * e).sum(1, keepdim=True)",
          "(e_i * e).sum(1, keepdim=True) / e.norm(dim=1, keepdim=True)"): "its square",
@@ -37,6 +38,8 @@ EXERCISES = [
         ("seen & ~", "seen ^ "): "two edges",
         (" & ~seen.roll(1)", ""): "not the ranges",
         (".sum()", ".any()"): "whether there is any",
+        ("int((seen & ~seen.roll(1)).sum())", "seen & ~seen.roll(1)"): "a list of beginnings: count them",
+        ("int((seen & ~seen.roll(1)).sum())", "(seen & ~seen.roll(1)).nonzero().tolist()"): "a list of beginnings: count them",
     }),
 ]
 
@@ -73,3 +76,34 @@ def test_the_stored_sweep_is_what_the_notebook_reads():
             assert 0 <= row["iou"] <= 1 and row["fronts"] in range(5) and 0 <= row["view_ratio"] < 3
             assert row["psnr"] > 0 and not math.isnan(row["chamfer"]) and not row.get("error")
     assert (sheet.flatten(3).std(-1) > 0.02).all(), "a picture is empty"
+
+
+def seeds(better: str, worse: str, **changes) -> list[dict]:
+    """Five seeds in which ``better`` is right in all measures, ``worse`` is not, and the rest are as ``worse``."""
+    right, wrong = dict(fronts=1, view_ratio=1.0, iou=0.9, psnr=25.0), dict(fronts=2, view_ratio=1.2, iou=0.8, psnr=20.0)
+    return [{m: {k: v + 0.001 * seed * (k != "fronts") for k, v in (right if m == better else wrong).items()} | changes
+             for m in janus.METHODS} for seed in range(5)]
+
+
+@pytest.mark.parametrize("a, b, who", [
+    ("ball, words", "ball, no words", "ball: words give"),
+    ("points, Perp-Neg", "points, words", "points: Perp-Neg gives"),
+    ("points, no words", "ball, no words", "no words: points give"),
+])
+def test_a_claim_holds_one_way_and_its_opposite_the_other(a, b, who):
+    claims = [claim for claim in janus.claims() if claim.text.startswith(who)]
+    assert len(claims) in (3, 4)
+    for claim in claims:
+        assert janus.WORD[claim.decide(seeds(a, b)).word] == "holds", claim.text
+        assert janus.WORD[claim.decide(seeds(b, a)).word] == "opposite", claim.text
+
+
+def test_fronts_that_are_all_right_tell_nothing():
+    words = {claim.text: janus.WORD[claim.decide(seeds("ball, words", "", fronts=1)).word] for claim in janus.claims()}
+    assert words["ball: words give front count nearer to 1"] == "ceiling"
+    assert words["ball: words give higher IoU"] == "holds"
+
+
+def test_the_claims_are_all_and_fit_a_page():
+    texts = [claim.text for claim in janus.claims()]
+    assert len(set(texts)) == len(texts) == 2 * 2 * 4 + 3 * 3 and max(map(len, texts)) <= 60

@@ -1,4 +1,4 @@
-"""Notebook 09: the sweep on the Janus problem, paired by seed, and the exercises' checks."""
+"""Notebook 09: the sweep on the Janus problem, paired by seed, its claims, and the exercises' checks."""
 from collections.abc import Callable
 
 import torch
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dreamlab.cameras import orbit
 from dreamlab.course import judge, rows, stored_sheet
+from dreamlab.course.dreammapping import Claim, more, plain, righter, unless_all_have_one_front
 from dreamlab.course.vdm import by_seed
 from dreamlab.metrics.truth import VIEWS, count_fronts
 from dreamlab.priors.mixture import GaussianMixturePrior
@@ -14,12 +15,34 @@ from dreamlab.prompts import Prompt, ViewPrompts
 
 STARTS, WORDS = ("ball", "points"), ("no words", "words", "Perp-Neg")
 METHODS = [f"{start}, {words}" for start in STARTS for words in WORDS]
+WORD = {"holds": "holds", "does not hold: the opposite does": "opposite", "does not hold: no clear difference": "unclear",
+        "not testable here": "ceiling"}  # a verdict in one word; five seeds are never too few, so what is left is a ceiling
 SHOWN = (0, 2, 4)  # of a run's eight views, those on the sheet: front, left side, back
 
 
 def runs() -> list[dict[str, dict]]:
     """The rows of ``sweeps/janus.toml``: a dictionary method -> row for each seed that has all six methods."""
     return by_seed([row | {"variant": row["method"]} for row in rows("janus")], METHODS)
+
+
+def claims() -> list[Claim]:
+    """What words and Perp-Neg change within each start, and what the points change under each wording."""
+    fronts, ratio, overlap, db = map(plain, ("fronts", "view_ratio", "iou", "psnr"))
+
+    def better(a: str, b: str, who: str, start: str) -> list[Claim]:
+        telling = unless_all_have_one_front(a, b)
+        return [Claim(f"{start}: {who} front count nearer to 1", righter(fronts, a, b, 1.0), telling, "janus"),
+                Claim(f"{start}: {who} view ratio nearer to 1", righter(ratio, a, b, 1.0), table="janus"),
+                Claim(f"{start}: {who} higher IoU", more(overlap, a, b), table="janus")]
+
+    found = []
+    for start in STARTS:
+        none, words, perp = (f"{start}, {word}" for word in WORDS)
+        for a, b, who in ((words, none, "words give"), (perp, words, "Perp-Neg gives, over words,")):
+            found += [*better(a, b, who, start), Claim(f"{start}: {who} higher PSNR", more(db, a, b), table="janus")]
+    for word in WORDS:
+        found += better(f"points, {word}", f"ball, {word}", "points give", word)
+    return found
 
 
 def pictures(side: int = 64) -> Float[Tensor, "methods seeds views side side 3"]:
@@ -49,6 +72,8 @@ def check_perp_neg(answer: Callable) -> str:
         "wrong sign: w is negative already, so the perpendicular part is added with it.": e - W * across,
         "this takes off all of e_i, the part along e included: guidance towards y is then lost. Take its perpendicular part.":
             e + W * e_i,
+        "this takes off all of e_i, and the sign is wrong: w is negative already. Add w times the perpendicular part.":
+            e - W * e_i,
         "this takes off the parallel part: what is wanted is the rest of e_i.": e + W * along(e_i, e),
         "the projection is the wrong way round: it is e_i that loses its part along e.": e + W * (e - along(e, e_i)),
         "the projection divides by the length of e; it is its square, <e, e>.":
@@ -109,6 +134,8 @@ def check_ranges(answer: Callable) -> str:
     single[:4] = True
     circles += [single.roll(-2), single.roll(9)]  # one face across the seam, one away from it
     found = [answer(seen.clone()) for seen in circles]
+    if any(isinstance(x, Tensor) and x.numel() != 1 or isinstance(x, list | tuple) for x in found):
+        return "Not yet: this is a list of beginnings: count them. Hint: .sum() counts what is True."
     given = None if any(x is None for x in found) else torch.tensor([float(x) for x in found])
     rises = torch.tensor([float((seen[1:] & ~seen[:-1]).sum()) for seen in circles])
     starts = torch.tensor([float(seen[0]) for seen in circles])

@@ -99,6 +99,8 @@ def check_composite(answer: Callable) -> str:
         "the background has full weight: it is seen through all of them.": weights @ colors + background,
         "the background's weight stops one short: T must pass the last Gaussian too.": weights @ colors + T[-2] * background,
         "T is missing: each one is dimmed by those before it.": alphas @ colors + left * background,
+        "T is missing, and the background too: each one is dimmed by those before it, and what passes all of them shows it.":
+            alphas @ colors,
         "alpha is missing: T alone is the light that reaches, not what is stopped.": T[:-1] @ colors + left * background,
         "these weights are made to sum to 1: what is missing from 1 is the background's.": weights @ colors / weights.sum(),
     }, "T starts at 1; each adds T * alpha * colour and leaves T * (1 - alpha).")
