@@ -116,7 +116,8 @@ class DiffusionPrior(Prior):
                 f"no weights for {str(name)!r}: it is neither bundled ({', '.join(BUNDLED)}), nor a folder here, nor a "
                 f"repository that can be reached. Known: {known}. Without a network, fetch {repo} ({size}, safetensors) "
                 f"elsewhere with `hf download {repo}` and pass the folder's path. The loader said: {said}") from error
-        return cls(pipe.to(device, dtype))
+        with quiet():
+            return cls(pipe.to(device, dtype))
 
     @property
     def device(self) -> torch.device:
