@@ -156,7 +156,8 @@ def stage(settings: Settings, prior: Prior | None = None) -> Stage:
     prompts(ring(4))
     own = {} if settings.rule != "VDM" else dict(
         operator=OPERATORS[settings.operator](prior), lr=settings.operator_rate, dca=settings.dca, cutoff=settings.cutoff)
-    rule = build(settings, prior, **own)
+    gridded = "grid" in getattr(rules, settings.rule).__dataclass_fields__  # then its steps are its weight
+    rule = build(replace(settings, weight=None) if gridded else settings, prior, **own)
     scene, rates = start(settings, str(prior.null.device)), settings.rates or RATES[settings.scene]
     return Stage(
         scene, prior, rule, prompts, getattr(rule, "grid", None) or

@@ -48,9 +48,9 @@ def build(settings, prior: Prior, **more) -> rules.Rule:
     """The rule that a pipeline's settings name, with those of them that it has; ``more`` goes to its ``for_prior``."""
     rule, steps = getattr(rules, settings.rule), max(settings.steps, 1)
     views = math.ceil(steps / 1000)  # a grid has no t twice: runs of over 1000 steps stay at each
+    wanted = {"guidance": settings.guidance, "weight": WEIGHTS.get(settings.weight),
+              "grid": Grid(points=math.ceil(steps / views), views=views)}
     fields = rule.__dataclass_fields__
-    weight = WEIGHTS.get(settings.weight) if "grid" not in fields else None  # a grid's steps are its weight
-    wanted = {"guidance": settings.guidance, "weight": weight, "grid": Grid(points=math.ceil(steps / views), views=views)}
     chosen = {k: v for k, v in wanted.items() if k in fields and v is not None}
     return rule.for_prior(prior, **chosen, **more, **({"critic_rate": settings.critic_rate} if "critic" in fields else {}))
 
