@@ -6,6 +6,7 @@ import torch
 from exercises import both_sides
 
 from dreamlab.course import janus
+from dreamlab.course.dreammapping import SHORT
 
 # notebook, the student's function, its check, and wrong answers: how the solution is spoiled -> words of the verdict
 EXERCISES = [
@@ -94,12 +95,12 @@ def test_a_claim_holds_one_way_and_its_opposite_the_other(a, b, who):
     claims = [claim for claim in janus.claims() if claim.text.startswith(who)]
     assert len(claims) in (3, 4)
     for claim in claims:
-        assert janus.WORD[claim.decide(seeds(a, b)).word] == "holds", claim.text
-        assert janus.WORD[claim.decide(seeds(b, a)).word] == "opposite", claim.text
+        assert SHORT[claim.decide(seeds(a, b)).word] == "holds", claim.text
+        assert SHORT[claim.decide(seeds(b, a)).word] == "opposite", claim.text
 
 
 def test_fronts_that_are_all_right_tell_nothing():
-    words = {claim.text: janus.WORD[claim.decide(seeds("ball, words", "", fronts=1)).word] for claim in janus.claims()}
+    words = {claim.text: SHORT[claim.decide(seeds("ball, words", "", fronts=1)).word] for claim in janus.claims()}
     assert words["ball: words give front count nearer to 1"] == "ceiling"
     assert words["ball: words give higher IoU"] == "holds"
 

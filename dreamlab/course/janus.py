@@ -15,8 +15,6 @@ from dreamlab.prompts import Prompt, ViewPrompts
 
 STARTS, WORDS = ("ball", "points"), ("no words", "words", "Perp-Neg")
 METHODS = [f"{start}, {words}" for start in STARTS for words in WORDS]
-WORD = {"holds": "holds", "does not hold: the opposite does": "opposite", "does not hold: no clear difference": "unclear",
-        "not testable here": "ceiling"}  # a verdict in one word; five seeds are never too few, so what is left is a ceiling
 SHOWN = (0, 2, 4)  # of a run's eight views, those on the sheet: front, left side, back
 
 
