@@ -67,8 +67,8 @@ def dream(args: argparse.Namespace, **steps: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command. Exits with 2 after bad input or missing weights, 1 where a file could not be written or a checkpoint not
-    be read, and 130 after Ctrl-C, each with one line that says so; what was reached is kept."""
+    """Run a command. Exits with 2 after bad input or missing weights, 1 where a file could not be written, a checkpoint not be
+    read or a GPU has no room left, and 130 after Ctrl-C, each with one line that says so; what was reached is kept."""
     args = parser().parse_args(arguments)
     steps = {} if getattr(args, "steps", None) is None else {"steps": args.steps}
     try:
@@ -87,6 +87,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except OSError as error:
         print(f"dreamlab: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        from torch import OutOfMemoryError
+
+        if not isinstance(error, OutOfMemoryError):
+            raise
+        print(f"dreamlab: {str(error).splitlines()[0]} What was reached is saved; free memory on the GPU and give the same "
+              "command again, or take fewer points, views or pixels (Settings in Python, or a sweep's table)", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ndreamlab: stopped; what was reached is saved, and the same command goes on from it", file=sys.stderr)

@@ -21,7 +21,7 @@ from dreamlab.pipelines.dreammapping import Settings, stage
 from dreamlab.priors.diffusion import BUNDLED
 from dreamlab.scenes.gaussians import Gaussians
 from dreamlab.scenes.picture import Picture
-from dreamlab.stage import Stage, run, settings_tag
+from dreamlab.stage import Stage, load, run, settings_tag
 from dreamlab.toybox.captions import parse
 from dreamlab.toybox.judge import Judge
 from dreamlab.toybox.objects import Toy
@@ -108,15 +108,16 @@ def distil(plan: Stage, settings: Settings | picture.Settings, folder: Path, kee
 
     ``watch(steps done)`` is called at the start of a new run and after every step.
     """
-    checkpoint = folder / "checkpoint.safetensors"
+    checkpoint, tag = folder / "checkpoint.safetensors", settings_tag(asdict(settings))
+    done = load(plan, checkpoint, tag)[1] if checkpoint.exists() else 0  # one of other settings is refused before any work
 
     def leave():
         write(folder / "settings.json", asdict(settings))
         keep()
 
-    if plan.steps:
+    if done < plan.steps:
         memory.announce(plan, MEASURING[type(plan.scene)])
-    steps = run(plan, checkpoint, tag=settings_tag(asdict(settings)))
+    steps = run(plan, checkpoint, tag=tag)
     if not checkpoint.exists():
         watch(0)
     try:

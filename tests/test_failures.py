@@ -326,6 +326,33 @@ def test_a_second_ctrl_c_in_a_step_loses_that_step_only(plan, tmp_path):
     assert same(held(again), held(whole))
 
 
+def test_a_gpu_without_room_is_one_line_and_the_run_goes_on_later(tmp_path, monkeypatch, capsys):
+    command, advance, calls = ["dream", "a red mug", "--steps", "3", "--out", str(tmp_path)], stage.advance, []
+
+    def full(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 has ...")
+        return advance(*args)
+
+    monkeypatch.setattr(stage, "advance", full)
+    assert main(command) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("dreamlab: CUDA out of memory. Tried to allocate 2 GiB. What was reached is saved")
+    assert "fewer points" in error
+    with safe_open(tmp_path / "a-red-mug-seed0/checkpoint.safetensors", "pt") as saved:
+        assert saved.metadata()["done"] == "1"
+    assert main(command) == 0 and [args[2] for args in calls] == [0, 1, 1, 2]
+
+
+def test_a_folder_of_another_run_is_refused_before_anything_is_rehearsed(tmp_path, monkeypatch, capsys):
+    assert main(["dream", "a red mug", "--steps", "1", "--out", str(tmp_path)]) == 0
+    monkeypatch.setattr(demo.memory, "announce", lambda *_: pytest.fail("rehearsed"))
+    assert main(["dream", "a red mug", "--steps", "2", "--out", str(tmp_path)]) == 2
+    assert "other settings" in capsys.readouterr().err
+    assert main(["dream", "a red mug", "--steps", "1", "--out", str(tmp_path)]) == 0  # done already: nothing to rehearse
+
+
 # words and weights
 
 
