@@ -4,6 +4,7 @@ PROMPT ?= a red mug
 ARGS ?=
 BIN := .venv/bin
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with notebooks/nbval_sanitize.cfg --nbval-cell-timeout 300
+UNIT := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
 export PROMPT
 export OMP_WAIT_POLICY ?= passive
 
@@ -14,12 +15,12 @@ demo: .venv/.core  ## text to 3D on the bundled prior: make demo PROMPT="a yello
 
 test: install  ## everything CI runs
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest tests
+	$(UNIT)
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest $(NBVAL) notebooks
 
 check: install  ## lint and the quick tests
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest tests -m "not slow"
+	$(UNIT) -m "not slow"
 
 lab: install  ## open the notebooks
 	$(BIN)/jupyter lab notebooks

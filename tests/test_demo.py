@@ -21,6 +21,7 @@ def paint(out, *options, prompt="a red mug"):
     return main(["dream", prompt, "--scene", "picture", "--out", str(out), *options])
 
 
+@pytest.mark.slow
 def test_a_prompt_becomes_a_folder(tmp_path, capsys):
     assert main(["dream", "a red mug", "--steps", "2", "--out", str(tmp_path)]) == 0
     folder = tmp_path / "a-red-mug-seed0"
@@ -42,6 +43,7 @@ def test_a_prompt_becomes_a_folder(tmp_path, capsys):
     assert json.loads((folder / "settings.json").read_text())["steps"] == 2
 
 
+@pytest.mark.slow
 def test_a_toy_by_another_rule_and_guidance(tmp_path):
     options = ["--rule", "SDS", "--guidance", "5", "--prior", "toybox", "--steps", "1", "--seed", "2"]
     assert main(["dream", "a red mug", "--out", str(tmp_path), *options]) == 0
@@ -104,6 +106,7 @@ def test_bad_steps_are_named(tmp_path, capsys):
     assert "steps must be at least 0, got -1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options, name", [
     (["--rule", "CSD"], "a-red-mug-csd-seed0"),
     (["--rule", "SDS", "--guidance", "1", "--pixels", "--seed", "3"], "a-red-mug-sds-pixels-seed3")])
@@ -140,6 +143,7 @@ def test_another_prior_takes_any_prompt_and_is_not_measured_against_toys(tmp_pat
     assert (folder / "picture.png").exists() and not (folder / "metrics.json").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_amid_a_step_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys):
     """The signal comes when VSD's critic has taken its step and the pictures have not: the step must be finished first."""
     options = ["--rule", "VSD", "--steps", "4"]

@@ -130,6 +130,7 @@ def test_a_full_disk_stops_a_run_that_goes_on_bit_for_bit(plan, tmp_path):
     assert same(held(again), held(whole))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["checkpoint.safetensors", "gaussians.ply", "turntable.gif", "metrics.json"])
 def test_the_command_line_says_what_could_not_be_written_and_goes_on_later(broken, tmp_path, capsys, monkeypatch):
     command = ["dream", "a red mug", "--steps", "1", "--out", str(tmp_path)]
@@ -328,6 +329,7 @@ def test_a_second_ctrl_c_in_a_step_loses_that_step_only(plan, tmp_path):
     assert same(held(again), held(whole))
 
 
+@pytest.mark.slow
 def test_a_gpu_without_room_is_one_line_and_the_run_goes_on_later(tmp_path, monkeypatch, capsys):
     command, advance, calls = ["dream", "a red mug", "--steps", "3", "--out", str(tmp_path)], stage.advance, []
 
@@ -347,12 +349,15 @@ def test_a_gpu_without_room_is_one_line_and_the_run_goes_on_later(tmp_path, monk
     assert main(command) == 0 and [args[2] for args in calls] == [0, 1, 1, 2]
 
 
-def test_a_folder_of_another_run_is_refused_before_anything_is_rehearsed(tmp_path, monkeypatch, capsys):
-    assert main(["dream", "a red mug", "--steps", "1", "--out", str(tmp_path)]) == 0
+def test_a_folder_of_another_run_is_refused_before_anything_is_rehearsed(tmp_path, monkeypatch):
+    first, other = (dreammapping.Settings("a glass castle", ball=True).toy(prior=str(BUNDLED["toybox"]), steps=steps, **SMALL)
+                    for steps in (1, 2))
+    monkeypatch.setattr(demo, "results", lambda *_: None)
+    demo.dream(first, tmp_path)
     monkeypatch.setattr(demo.memory, "announce", lambda *_: pytest.fail("rehearsed"))
-    assert main(["dream", "a red mug", "--steps", "2", "--out", str(tmp_path)]) == 2
-    assert "other settings" in capsys.readouterr().err
-    assert main(["dream", "a red mug", "--steps", "1", "--out", str(tmp_path)]) == 0  # done already: nothing to rehearse
+    with pytest.raises(ValueError, match="other settings"):
+        demo.dream(other, tmp_path)
+    demo.dream(first, tmp_path)  # done already: nothing to rehearse
 
 
 # words and weights

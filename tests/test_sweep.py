@@ -83,6 +83,7 @@ def test_the_sheet_has_every_view_in_its_place(tmp_path):
     assert grey[:, 0, ..., 0].tolist() == [[[0, 20, 40], [160, 180, 200]], [[80, 100, 120], [255] * 3]]
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was_stopped(table, monkeypatch):
     out, real, begun = Path("results/out.csv"), sweep.one, []
 

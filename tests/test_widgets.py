@@ -112,6 +112,7 @@ def test_a_grid_draws_its_own_weight():
     assert drawn.get_lines()[0].get_ydata()[[0, -1]].tolist() == pytest.approx(y[[0, -1]].tolist())
 
 
+@pytest.mark.slow
 def test_controls_change_the_picture():
     widget = schedule_explorer()
     assert in_a_browser(widget)
