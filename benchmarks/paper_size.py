@@ -69,7 +69,7 @@ def step(plan: Stage, adam: torch.optim.Adam, i: int) -> dict[str, float]:
         torch.cuda.reset_peak_memory_stats(device)
     clock = Clock(device)
     start = clock.now()
-    loop.snapshot(plan, adam)
+    before = loop.snapshot(plan, adam)  # held through the step, as a run does
     advance(plan, adam, i)
     row = {"seconds": (clock.now() - start) / 1e3}
     with ExitStack() as stack:
@@ -79,9 +79,10 @@ def step(plan: Stage, adam: torch.optim.Adam, i: int) -> dict[str, float]:
                                   (loop, "snapshot", "snapshot")):
             stack.enter_context(clock.on(owner, name, part))
         start = clock.now()
-        loop.snapshot(plan, adam)
+        before = loop.snapshot(plan, adam)
         advance(plan, adam, i)
         whole = clock.now() - start
+    del before
     row |= {part: clock.ms[part] for part in PARTS} | {"rest": whole - sum(clock.ms.values())}
     return row | ({"peak_gb": torch.cuda.max_memory_allocated(device) / 1e9} if device.type == "cuda" else {})
 

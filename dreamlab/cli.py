@@ -89,12 +89,13 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"dreamlab: {error}", file=sys.stderr)
         return 1
     except RuntimeError as error:
-        from torch import OutOfMemoryError
+        from torch.cuda import OutOfMemoryError
 
         if not isinstance(error, OutOfMemoryError):
             raise
-        print(f"dreamlab: {str(error).splitlines()[0]} What was reached is saved; free memory on the GPU and give the same "
-              "command again, or take fewer points, views or pixels (Settings in Python, or a sweep's table)", file=sys.stderr)
+        print(f"dreamlab: {str(error).splitlines()[0]} Whatever steps were made are saved; free memory on the GPU and give the "
+              "same command again, or take fewer points, pictures, views or pixels (Settings in Python, or a sweep's table)",
+              file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ndreamlab: stopped; what was reached is saved, and the same command goes on from it", file=sys.stderr)

@@ -36,8 +36,8 @@ def dream(settings: Settings, out: Path = Path("runs")) -> Path:
     """Prompt to 3D Gaussians: distil, then write turntable, page, contact sheet, ``.ply`` and settings to a folder, and say so;
     toys are measured against the truth besides.
 
-    The folder is named after the prompt, the rule if it is not VDM, and the seed. It holds a checkpoint, so the same call goes
-    on where an earlier one was stopped; with other settings in the same folder the call is refused.
+    The folder is named after the prompt, the rule if it is not VDM, a start from a ball, and the seed. It holds a checkpoint,
+    so the same call goes on where an earlier one was stopped; with other settings in the same folder the call is refused.
     """
     if settings.scene != "gaussians":
         raise ValueError(f"this draws and exports Gaussians, got scene={settings.scene!r}: a sweep runs other scenes")
@@ -61,7 +61,7 @@ def dream_picture(settings: picture.Settings, out: Path = Path("runs")) -> Path:
     if toys:
         parse(settings.prompt)
         Judge.load()
-    name = f"{slug(settings.prompt)}-{settings.rule.lower()}{'' if settings.latent else '-pixels'}-seed{settings.seed}"
+    name = f"{slug(settings.prompt)}-{settings.rule.lower()}-{'latents' if settings.latent else 'pixels'}-seed{settings.seed}"
     folder, plan = Path(out) / name, picture.stage(settings)
     plan.prompts.embed([settings.prompt])  # too long a prompt is found out before the first step
     moments = sorted({round(i * settings.steps / 7) for i in range(8)})

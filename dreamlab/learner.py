@@ -25,11 +25,15 @@ class Learner:
             moments.update({k: v.to(device) for k, v in moments.items() if k != "step"})
 
     def step(self, loss: Tensor) -> Tensor:
-        """One step down ``loss``, which comes back detached."""
+        """One step down ``loss``, which comes back detached. FloatingPointError, and no step, if a gradient is not finite."""
         if self.optimizer:
             self.optimizer.zero_grad()
             (SCALE * loss).backward()
-            torch._foreach_div_([p.grad for p in self.parameters.values() if p.grad is not None], SCALE)
+            gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
+            torch._foreach_div_(gradients, SCALE)
+            if gradients and not torch.stack(torch._foreach_norm(gradients)).isfinite().all():
+                raise FloatingPointError(f"the gradient of {type(self.module).__name__}'s loss is not finite: lower its rate "
+                                         "or the guidance")
             self.optimizer.step()
         return loss.detach()
 

@@ -25,7 +25,12 @@ def randn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 
 def seeded(seed: int, step: int = 0) -> torch.Generator:
-    """The CPU generator of one step, a function of (seed, step): a resumed run draws what it would have drawn."""
+    """The CPU generator of one step, a function of (seed, step): a resumed run draws what it would have drawn.
+
+    ValueError for a seed beyond +-10^11.
+    """
+    if abs(seed) > 10**11:
+        raise ValueError(f"seed must lie in [-10^11, 10^11], got {seed}")
     return torch.Generator().manual_seed(seed * 10_000_019 + step)
 
 

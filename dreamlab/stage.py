@@ -231,7 +231,7 @@ def load(stage: Stage, path: Path, tag: str) -> tuple[torch.optim.Adam, int]:
     shapes = {k: v.shape for k, v in select(tensors, "scene").items()}
     mine = {k: v.shape for k, v in stage.scene.parameters().items()}
     if metadata.get("tag") != tag or shapes.keys() != mine.keys() or (shapes != mine and not stage.growth):
-        raise ValueError(f"the checkpoint {path} belongs to other settings: remove it, or choose another folder")
+        raise ValueError(f"the checkpoint {path} belongs to other settings: remove it, or choose another folder (--out)")
     return restore(stage, tensors), done
 
 

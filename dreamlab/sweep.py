@@ -12,18 +12,21 @@ The table is TOML. ``[[runs]]`` pair a prompt with seeds, ``[methods.NAME]`` lis
     rule = "SDS"
     [methods."VDM+DCA"]
 
-A run whose row is there is not run again, and one that was interrupted goes on from its checkpoint. A run that fails has a row
-too, with its ``error``.
+A run whose row is there is not run again, and one that was interrupted goes on from its checkpoint. A run that fails, a GPU's
+memory included, has a row too, with its ``error``; without that row it is tried again.
 """
 import csv
 import io
 import re
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import date
 from pathlib import Path
+from types import UnionType
+from typing import Union, get_args, get_origin
 
 import numpy as np
 import torch
@@ -48,6 +51,7 @@ from dreamlab.toybox.render import render as render_truth
 SHEET = 8  # views a run leaves a picture of
 SIDE = 64  # pixels of such a view
 WORDS = ("method", "prompt", "tag", "error")  # columns of text, whatever it looks like
+KEY = ("method", "prompt", "seed")
 
 
 @dataclass(frozen=True)
@@ -73,38 +77,55 @@ def plain(value):
     return tuple(map(plain, value)) if isinstance(value, list) else value
 
 
+def fits(value, kind) -> bool:
+    """Whether a value is of an annotated type: a union, a tuple of so many, a dict, or a class. An int is a float too."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(fits(value, k) for k in inner)
+    if origin is tuple:
+        return isinstance(value, tuple) and len(value) == len(inner) and all(map(fits, value, inner))
+    if origin is dict:
+        return isinstance(value, dict) and all(fits(v, inner[1]) for v in value.values())
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
 def jobs(table: dict) -> list[Job]:
     """The runs of a table, prompt by prompt. ValueError for what it does not know, before anything is run."""
     if unknown := set(table) - {"tier", "runs", "settings", "methods"}:
         raise ValueError(f"a table has tier, runs, settings and methods, and not {', '.join(sorted(unknown))}")
     if (tier := table.get("tier", "toy")) not in ("toy", "paper"):
         raise ValueError(f'tier must be "toy" or "paper", got {tier!r}')
-    if not table.get("runs") or not table.get("methods"):
-        raise ValueError('a table needs runs, such as [{ prompt = "a red mug", seeds = [0] }], and at least one [methods.NAME]')
-    known = {f.name: f.default for f in fields(Settings) if f.name not in ("prompt", "seed", "growth", "cameras", "decay")}
+    runs, methods, common = table.get("runs"), table.get("methods"), table.get("settings", {})
+    if not (runs and methods and isinstance(runs, list)
+            and all(isinstance(x, dict) for x in (methods, common)) and all(isinstance(x, dict) for x in methods.values())):
+        raise ValueError('a table needs runs, such as [{ prompt = "a red mug", seeds = [0] }], and at least one '
+                         "[methods.NAME]; [settings] may give what all methods share")
+    known = {f.name: f for f in fields(Settings) if f.name not in ("prompt", "seed", "growth", "cameras", "decay")}
     found = []
-    for line in table["runs"]:
-        if set(line) != {"prompt", "seeds"} or type(line["seeds"]) is not list or {type(s) for s in line["seeds"]} - {int}:
+    for line in map(plain, runs):
+        seeds = line.get("seeds") if isinstance(line, dict) and line.keys() == {"prompt", "seeds"} else None
+        if not (seeds and isinstance(seeds, tuple) and {type(s) for s in seeds} == {int} and type(line["prompt"]) is str):
             raise ValueError(f'runs are such as {{ prompt = "a red mug", seeds = [0, 1] }}, got {line}')
-        for seed in line["seeds"]:
-            for method, changes in table["methods"].items():
-                changes = table.get("settings", {}) | changes
-                changes = {name: plain(value) for name, value in changes.items()}
+        for seed in seeds:
+            for method, changes in methods.items():
+                changes = plain(common | changes)
                 base = changes.pop("base", "DreamMapping")
                 if unknown := changes.keys() - known:
                     raise ValueError(f"method {method!r} sets {sorted(unknown)}; settings are {', '.join(sorted(known))}")
                 for name, value in changes.items():
-                    usual = known[name]
-                    if usual is not None and type(value) is not type(usual) and (type(usual), type(value)) != (float, int):
+                    if not fits(value, kind := known[name].type):
                         raise ValueError(f"method {method!r} sets {name} = {value!r}, which must be of type "
-                                         f"{type(usual).__name__}, such as {usual!r}")
-                if base not in BASELINES:
+                                         f"{kind if get_args(kind) else kind.__name__}, such as {known[name].default!r}")
+                if not isinstance(base, str) or base not in BASELINES:
                     raise ValueError(f"method {method!r} has base {base!r}; there is: {', '.join(BASELINES)}")
                 settings = Settings(line["prompt"], seed=seed, **BASELINES[base] | (changes if tier == "paper" else {}))
                 found.append(Job(method, settings.toy(**changes) if tier == "toy" else settings))
     for job in found:
         if job.settings.prior in BUNDLED:
             parse(job.settings.prompt)
+    for key, times in Counter(job.key for job in found).items():
+        if times > 1:
+            raise ValueError(f"a table asks for each run once, got {key} {times} times")
     return found
 
 
@@ -118,8 +139,8 @@ def one(job: Job, checkpoint: Path | None = None) -> tuple[dict, dict[str, bytes
         begin = time.perf_counter()
         for _ in run(plan, checkpoint, every=50, progress=False, tag=job.tag):
             pass
-    except (ValueError, FloatingPointError) as error:
-        return row | {"error": str(error), "date": str(date.today())}, {}
+    except (ValueError, FloatingPointError, torch.cuda.OutOfMemoryError) as error:
+        return row | {"error": str(error).partition("\n")[0], "date": str(date.today())}, {}
     row |= {} if resumed else {"seconds": round(time.perf_counter() - begin, 1)}
     row["steps"] = settings.steps
     if isinstance(plan.scene, Gaussians):
@@ -150,7 +171,10 @@ def results(scene, settings: Settings) -> dict:
 
 
 def read(path: Path) -> list[dict]:
-    """The rows of a CSV that :func:`sweep` wrote, with numbers as numbers, truths as truths and empty cells left out."""
+    """The rows of a CSV that :func:`sweep` wrote, with numbers as numbers, truths as truths and empty cells left out.
+
+    ValueError for another CSV.
+    """
     def value(text: str):
         if text in ("True", "False"):
             return text == "True"
@@ -162,7 +186,10 @@ def read(path: Path) -> list[dict]:
         return text
 
     with open(path, newline="") as file:
-        return [{k: v if k in WORDS else value(v) for k, v in row.items() if v != ""} for row in csv.DictReader(file)]
+        table = csv.DictReader(file)
+        if missing := {*KEY, "tag"} - set(table.fieldnames or ()):
+            raise ValueError(f"{path} is no table of a sweep, it has no column {', '.join(sorted(missing))}: name another file")
+        return [{k: v if k in WORDS else value(v) for k, v in row.items() if v != ""} for row in table]
 
 
 def write(path: Path, rows: list[dict]) -> None:
@@ -201,8 +228,12 @@ def sweep(table: Path, out: Path, scheduler: str | None = None, keep: Path = Pat
     write ``out``; two would lose each other's rows. ``seconds`` is left out of the row of a resumed run. ValueError where
     ``out`` has a row of other settings under the same name.
     """
-    todo, rows = jobs(tomllib.loads(Path(table).read_text())), read(out) if Path(out).exists() else []
-    done = {(row["method"], row["prompt"], row["seed"]): row["tag"] for row in rows}
+    try:
+        asked = tomllib.loads(Path(table).read_text())
+    except ValueError as error:
+        raise ValueError(f"{table} is no TOML: {error}") from error
+    todo, rows = jobs(asked), read(out) if Path(out).exists() else []
+    done = {tuple(row[name] for name in KEY): row["tag"] for row in rows}
     if changed := [job for job in todo if done.get(job.key, job.tag) != job.tag]:
         raise ValueError(f"{out} has {len(changed)} rows of other settings, such as {changed[0].key}: remove them, or name "
                          "another file")

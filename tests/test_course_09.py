@@ -40,6 +40,7 @@ EXERCISES = [
         (" & ~seen.roll(1)", ""): "not the ranges",
         (".sum()", ".any()"): "whether there is any",
         ("int((seen & ~seen.roll(1)).sum())", "seen & ~seen.roll(1)"): "a list of beginnings: count them",
+        ("int((seen & ~seen.roll(1)).sum())", "(seen & ~seen.roll(1)).numpy()"): "a list of beginnings: count them",
         ("int((seen & ~seen.roll(1)).sum())", "(seen & ~seen.roll(1)).nonzero().tolist()"): "a list of beginnings: count them",
     }),
 ]

@@ -334,3 +334,11 @@ def test_a_learner_in_half_precision_keeps_gradients_that_fp16_cannot_hold():
     assert layer.weight.item() < 0.96 and layer.weight.grad.item() == pytest.approx(1e-8, rel=1e-3)
     lost, = torch.autograd.grad((layer.weight.half().float() * 1e-8).sum(), layer.weight)
     assert lost.item() == 0
+
+
+def test_a_learner_takes_no_step_along_a_gradient_that_is_not_finite():
+    layer = torch.nn.Linear(1, 1)
+    learner, before = Learner(layer, 0.1), layer.weight.item()
+    with pytest.raises(FloatingPointError, match="Linear's loss is not finite"):
+        learner.step(float("inf") * layer.weight.sum())
+    assert layer.weight.item() == before and not learner.optimizer.state

@@ -53,6 +53,18 @@ def test_a_toy_by_another_rule_and_guidance(tmp_path):
     assert (folder / "metrics.json").exists()
 
 
+def test_pictures_and_gaussians_of_one_rule_have_folders_of_their_own(tmp_path, monkeypatch):
+    def stop(plan, settings, folder, *_):
+        folders.append(folder.name)
+        raise KeyboardInterrupt
+
+    folders = []
+    monkeypatch.setattr("dreamlab.demo.distil", stop)
+    for options in ([], ["--ball"], ["--scene", "picture"], ["--scene", "picture", "--pixels"]):
+        assert main(["dream", "a red mug", "--rule", "SDS", "--out", str(tmp_path), *options]) == 130
+    assert folders == [f"a-red-mug-sds{what}-seed0" for what in ("", "-ball", "-latents", "-pixels")]
+
+
 def test_another_prior_is_the_full_run_and_needs_a_gpu(tmp_path, monkeypatch, capsys):
     import dreamlab.demo as demo
 
@@ -101,14 +113,18 @@ def test_ctrl_c_leaves_a_usable_result(tmp_path, monkeypatch, capsys):
     assert (folder / "checkpoint.safetensors").exists() and "goes on from it" in capsys.readouterr().err
 
 
-def test_bad_steps_are_named(tmp_path, capsys):
+def test_bad_numbers_are_named(tmp_path, capsys):
     assert main(["dream", "a red mug", "--steps", "-1", "--out", str(tmp_path)]) == 2
     assert "steps must be at least 0, got -1" in capsys.readouterr().err
+    assert main(["dream", "a red mug", "--seed", str(10**22), "--out", str(tmp_path)]) == 2
+    assert "seed must lie in" in capsys.readouterr().err
+    assert main(["toybox", "train", "points", "--steps", "-3", "--out", str(tmp_path)]) == 2
+    assert "steps must be at least 1, got -3" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options, name", [
-    (["--rule", "CSD"], "a-red-mug-csd-seed0"),
+    (["--rule", "CSD"], "a-red-mug-csd-latents-seed0"),
     (["--rule", "SDS", "--guidance", "1", "--pixels", "--seed", "3"], "a-red-mug-sds-pixels-seed3")])
 def test_a_prompt_becomes_pictures_by_any_rule(options, name, tmp_path, capsys):
     assert paint(tmp_path, "--steps", "3", *options) == 0
@@ -139,7 +155,7 @@ def test_another_prior_takes_any_prompt_and_is_not_measured_against_toys(tmp_pat
     assert paint(tmp_path, *options, prompt="a castle of transparent glass") == 2
     assert "shorten" in capsys.readouterr().err and not list(tmp_path.iterdir())  # unknown words are spelt in letters
     assert paint(tmp_path, *options, prompt="A castle/of glass") == 0
-    folder = tmp_path / "a-castle-of-glass-ssd-seed0"
+    folder = tmp_path / "a-castle-of-glass-ssd-latents-seed0"
     assert (folder / "picture.png").exists() and not (folder / "metrics.json").exists()
 
 
@@ -161,7 +177,7 @@ def test_ctrl_c_amid_a_step_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys):
     before = signal.getsignal(signal.SIGINT)
     assert paint(tmp_path / "stopped", *options) == 130
     assert signal.getsignal(signal.SIGINT) is before and "goes on from it" in capsys.readouterr().err
-    whole, stopped = (tmp_path / name / "a-red-mug-vsd-seed0" for name in ("whole", "stopped"))
+    whole, stopped = (tmp_path / name / "a-red-mug-vsd-latents-seed0" for name in ("whole", "stopped"))
     assert (stopped / "picture.png").exists() and not (stopped / "metrics.json").exists()
     assert (stopped / "picture.png").read_bytes() != (whole / "picture.png").read_bytes()
 

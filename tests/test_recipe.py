@@ -191,6 +191,13 @@ def test_a_rule_with_a_grid_keeps_the_grids_weight():
     assert torch.equal(sds.rule.weight(prior.schedule, t), balanced(prior.schedule, t))
 
 
+def test_a_radiance_field_of_the_recipe_takes_a_step():
+    small = Settings("a red mug", scene="nerf", prior="toybox", steps=1, views=1, resolution=16, samples=8, levels=2, finest=32,
+                     negative="", interpolate=False)
+    plan = stage(small)
+    assert small.growth and plan.growth is None and len(list(run(plan, progress=False))) == 1
+
+
 def test_the_largest_t_may_jump():
     """ProlificDreamer's drops to 500 after a fifth of the run, GaussianDreamer's to 550 after 500 of 1200 steps."""
     prior = DiffusionPrior.load()

@@ -49,6 +49,19 @@ def test_a_method_starts_from_a_baseline_in_either_tier():
     (('rule = "SDS"', 'weight = "sigma"'), "no weight 'sigma'.*sigma2"),
     (('rule = "SDS"', 'steps = "many"'), "steps = 'many'.*of type int, such as 5000"),
     (('rule = "SDS"', 'dca = 1'), "dca = 1.*type bool"),
+    (('rule = "SDS"', 't_max = [900]'), r"t_max = \(900,\).*type tuple\[int, int\], such as \(980, 500\)"),
+    (('rule = "SDS"', 'betas = [0.9, "b"]'), r"betas = \(0.9, 'b'\).*type tuple\[float, float\]"),
+    (('rule = "SDS"', 'rates = 3'), "rates = 3.*type dict"),
+    (('rule = "SDS"', 'rates = { means = 0.1 }'), "rates name means; .*quats"),
+    (('rule = "SDS"', 'base = { x = 1 }'), "base {'x': 1}"),
+    (("seeds = [0, 1]", "seeds = [0, 0]"), r"each run once, got \('SDS', 'a red mug', 0\) 2 times"),
+    (("seeds = [0, 1]", "seeds = []"), "runs are such as"),
+    (('"a red mug"', "3"), "runs are such as.*got {'prompt': 3"),
+    (('[{ prompt = "a red mug", seeds = [0, 1] }]', "[3]"), "runs are such as.*got 3"),
+    (('[{ prompt = "a red mug", seeds = [0, 1] }]', "3"), "needs runs"),
+    (('[methods.SDS]\nrule = "SDS"\n[methods.VDM]', "[methods]\na = 3"), "needs runs"),
+    ((SMALL, "settings = 3\n"), "needs runs"),
+    (("runs =", "runs"), "table.toml is no TOML"),
     (("[methods.VDM]", ""), None),
     ((TABLE, SMALL), "needs runs"),
 ])
@@ -125,6 +138,13 @@ def test_a_row_of_other_settings_is_not_taken_for_this_one(table):
         sweep.sweep(table, Path("out.csv"))
 
 
+def test_a_file_of_something_else_is_not_written_over(table):
+    Path("out.csv").write_text("name,age\n")
+    with pytest.raises(ValueError, match="no table of a sweep, it has no column method, prompt, seed, tag"):
+        sweep.sweep(table, Path("out.csv"))
+    assert Path("out.csv").read_text() == "name,age\n"
+
+
 def test_a_run_that_fails_leaves_its_error_and_the_others_go_on(table):
     table.write_text(TABLE.replace('rule = "SDS"', "t_max = [5000, 5000]").replace("seeds = [0, 1]", "seeds = [0]"))
     failed, fine = sweep.sweep(table, Path("out.csv"))
@@ -147,7 +167,7 @@ def test_dask_gives_the_same_rows(table):
 
 @pytest.mark.parametrize("name", ["demo", "dreammapping", "janus"])
 def test_the_stored_results_are_those_of_the_stored_tables(name):
-    """The tag of a row names all settings of its run: the results in the package are what these tables ask for today."""
+    """The tag of a row names all settings of its run (not the code that ran): these tables ask for no others today."""
     found = jobs(tomllib.loads((Path(__file__).parents[1] / "sweeps" / f"{name}.toml").read_text()))
     assert len(found) == {"demo": 48, "dreammapping": 60, "janus": 30}[name]
     assert {job.key: job.tag for job in found} == {(r["method"], r["prompt"], r["seed"]): r["tag"] for r in rows(name)}

@@ -12,6 +12,7 @@ from PIL import Image
 from dreamlab.cameras import orbit, ring
 from dreamlab.noise import randn, seeded
 from dreamlab.pipelines import picture
+from dreamlab.pipelines.baselines import BASELINES
 from dreamlab.pipelines.dreammapping import Settings
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.priors.mixture import GaussianMixturePrior, ImageMixturePrior
@@ -24,7 +25,7 @@ from dreamlab.types import Render
 from dreamlab.widgets import gradient_microscope as microscope
 from dreamlab.widgets import orbit_viewer as viewer
 from dreamlab.widgets import rule_comparison as comparison
-from dreamlab.widgets.schedule_explorer import RECIPES, describe, figure, png, schedule_explorer
+from dreamlab.widgets.schedule_explorer import RECIPES, describe, dreammapping, figure, png, schedule_explorer
 
 TOYBOX = "DreamMapping on the toybox"
 MUG = "a red mug"
@@ -60,6 +61,9 @@ def test_recipes_follow_the_settings():
     assert RECIPES[TOYBOX].steps == toy.steps
     assert RECIPES[TOYBOX].timesteps.bounds(0, toy.steps)[1] == toy.t_max[0]
     assert RECIPES[TOYBOX].timesteps.bounds(toy.steps - 1, toy.steps)[1] == toy.t_max[1]
+    for name, recipe in RECIPES.items():  # the same numbers, written down twice
+        if (baseline := name.split()[0]) in ("LucidDreamer", "ProlificDreamer"):
+            assert dreammapping(Settings("", **BASELINES[baseline])).timesteps == recipe.timesteps
     paper = describe("DreamMapping (VDM with DCA)", 1500)
     assert "t from 20 to 500" in paper and "lambda 0.02 to 1.00" in paper
     assert "t from 20 to 980" in describe("DreamFusion (SDS)", 14_999)

@@ -1,6 +1,7 @@
 """Notebook 09: the sweep on the Janus problem, paired by seed, its claims, and the exercises' checks."""
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -132,7 +133,7 @@ def check_ranges(answer: Callable) -> str:
     single[:4] = True
     circles += [single.roll(-2), single.roll(9)]  # one face across the seam, one away from it
     found = [answer(seen.clone()) for seen in circles]
-    if any(isinstance(x, Tensor) and x.numel() != 1 or isinstance(x, list | tuple) for x in found):
+    if any(isinstance(x, Tensor) and x.numel() != 1 or isinstance(x, list | tuple | set | np.ndarray) for x in found):
         return "Not yet: this is a list of beginnings: count them. Hint: .sum() counts what is True."
     given = None if any(x is None for x in found) else torch.tensor([float(x) for x in found])
     rises = torch.tensor([float((seen[1:] & ~seen[:-1]).sum()) for seen in circles])

@@ -61,7 +61,7 @@ class Settings:
     points: int = 50_000  # paper, section 4.2: Shap-E's points, upsampled
     opacity: float = 0.1  # LD: of a new Gaussian
     spread: float = 1.0  # LD: width of a new Gaussian in rms distances to its three neighbours
-    growth: Growth | None = field(default_factory=Growth)  # LD
+    growth: Growth | None = field(default_factory=Growth)  # LD; a radiance field does not grow
     levels: int = 16  # of a radiance field's hash grid, from 16 cells a side (arXiv 2201.05989) ...
     finest: int = 4096  # ... to this many
     hidden: int = 64  # width of its two networks
@@ -100,6 +100,8 @@ class Settings:
         for name, known in (("rule", RULES), ("operator", OPERATORS), ("scene", RATES), ("weight", WEIGHTS)):
             if getattr(self, name) not in known and (name, self.weight) != ("weight", None):
                 raise ValueError(f"there is no {name} {getattr(self, name)!r}; there is: {', '.join(known)}")
+        if self.rates is not None and self.rates.keys() != (groups := RATES[self.scene].keys()):
+            raise ValueError(f"rates name {', '.join(self.rates)}; a scene of {self.scene!r} has: {', '.join(groups)}")
         if self.perp_neg and not self.view_words:
             raise ValueError("perp_neg steers between views, so it needs view_words=True")
         if self.perp_neg and self.rule == "LODS":
@@ -163,6 +165,7 @@ def stage(settings: Settings, prior: Prior | None = None) -> Stage:
         scene, prior, rule, prompts, getattr(rule, "grid", None) or
         Annealed(*settings.t_max, since=settings.t_since, until=settings.t_until, shared=settings.t_shared),
         rates={name: rates[name.split(".")[0]] for name in scene.parameters()}, decay=settings.decay or constant,
-        regularise=regularise(settings), growth=settings.growth and replace(settings.growth), background=backgrounds,
-        cameras=settings.cameras, steps=settings.steps, views=settings.views, resolution=settings.resolution,
+        regularise=regularise(settings), background=backgrounds, cameras=settings.cameras,
+        growth=replace(settings.growth) if settings.growth and settings.scene == "gaussians" else None,
+        steps=settings.steps, views=settings.views, resolution=settings.resolution,
         betas=settings.betas, seed=settings.seed)

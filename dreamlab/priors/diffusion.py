@@ -107,6 +107,8 @@ class DiffusionPrior(Prior):
                     local_files_only=Path(folder).is_dir(), safety_checker=None, feature_extractor=None,
                     requires_safety_checker=False)
         except (OSError, ValueError) as error:
+            if source in HUB and not isinstance(error, OSError):  # they are here, and not what they should be
+                raise
             said = " ".join(str(error).split())
             if Path(source).is_dir():
                 mend = "install dreamlab again" if str(name) in BUNDLED else "put back what is missing, as the hub has it"

@@ -212,6 +212,8 @@ def main(name: str, out: str | Path = "runs/toybox", per_kind: int = 480, **sett
     parts = {"vae": train_vae, "prior": train_prior, "points": train_points, "judge": train_judge}
     if name not in parts:
         raise ValueError(f"no part {name!r} to train; choose one of: {', '.join(parts)}")
+    if (steps := settings.get("steps", 1)) < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
     out, start = Path(out), time.time()
     views = Views.make(per_kind, cache=out / f"views_{per_kind}.safetensors")
     if name == "prior" and not (out / "vae").exists():

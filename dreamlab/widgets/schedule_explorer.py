@@ -39,7 +39,7 @@ class Recipe:
 
 def dreammapping(settings: Settings) -> Recipe:
     """The recipe of a run of :mod:`dreamlab.pipelines.dreammapping`."""
-    timesteps = Annealed(*settings.t_max, until=settings.t_until)
+    timesteps = Annealed(*settings.t_max, since=settings.t_since, until=settings.t_until, shared=settings.t_shared)
     return Recipe(timesteps, getattr(schedules, settings.weight), dca_lambda, Cosine(), settings.steps)
 
 
