@@ -137,24 +137,24 @@ def main(arguments: list[str] | None = None) -> int:
     sizes = {"unet": TINY_UNET, "vae": TINY_VAE} if args.tiny else {}
     device, processor = ("cuda", torch.cuda.get_device_name()) if cuda else ("cpu", platform.machine())
     runs = {}
+    path = args.json or (None if args.tiny else Path(__file__).parent / "results/paper_size.json")
     for dtype in (torch.float16, torch.bfloat16) if cuda else (torch.float32,):
         prior = whole_prior(device, dtype, args.seed, **sizes)
         weights = {"unet": prior.unet.num_parameters(), "vae": prior.vae.num_parameters()}
         runs[name := str(dtype).removeprefix("torch.")] = bench(prior, settings, args.rounds)
         print(f"{settings.points} Gaussians, {settings.views} views of {settings.resolution} px, {name}; "
               f"torch {torch.__version__}, {processor}; {args.rounds} steps of {settings.steps}\n{table(runs[name])}\n")
+        if path:  # after each, so that one is kept if the next finds no room
+            path.parent.mkdir(parents=True, exist_ok=True)
+            versions = {package: version(package) for package in ("torch", "diffusers", "peft", *["gsplat"] * cuda)}
+            write(path, {"date": str(date.today()), "processor": processor, "versions": versions, "cuda": torch.version.cuda,
+                         "seed": args.seed, "rounds": args.rounds, "tiny": args.tiny, "points": settings.points,
+                         "resolution": settings.resolution, "views": settings.views, "steps": settings.steps,
+                         "parameters": weights, "paper": PAPER, "runs": runs})
         del prior  # and all that was built on it, before the next peak is measured
         gc.collect()
         torch.cuda.empty_cache()
     print(f"The paper: {PAPER}.")
-    path = args.json or (None if args.tiny else Path(__file__).parent / "results/paper_size.json")
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        versions = {package: version(package) for package in ("torch", "diffusers", "peft", *["gsplat"] * cuda)}
-        write(path, {"date": str(date.today()), "processor": processor, "versions": versions, "cuda": torch.version.cuda,
-                     "seed": args.seed, "rounds": args.rounds, "tiny": args.tiny, "points": settings.points,
-                     "resolution": settings.resolution, "views": settings.views, "steps": settings.steps,
-                     "parameters": weights, "paper": PAPER, "runs": runs})
     return 0
 
 

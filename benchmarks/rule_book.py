@@ -1,10 +1,12 @@
 """Every rule on one prompt, from the same starts and under the same settings: the picture half of notebook 04.
 
 ``python -m benchmarks.rule_book`` runs what is missing, so it can be stopped and started; ``--rules`` names some of them. It
-keeps the latents under ``runs/rule_book``, and writes ``dreamlab/course/data/rule_book.json`` and the contact sheet beside it.
+keeps the latents under ``runs/rule_book``, and writes ``dreamlab/course/data/rule_book.json`` and the contact sheet beside it,
+where rules without latents here keep what they have.
 Nothing was tuned on the prompt, and nothing to any one rule.
 """
 import argparse
+import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dreamlab.course import DATA
+from dreamlab.course.rulebook import comparison
 from dreamlab.demo import save_image
 from dreamlab.demo import write as write_json
 from dreamlab.metrics.picture import measure, references
@@ -69,12 +72,18 @@ def write(prior: DiffusionPrior) -> None:
     sampled = [prior.decode(prior.sample(prompt, PICTURES, seeded(seed), guidance, offset=1)) for seed in range(SEEDS)]
     pictures = {rule: [prior.decode(latents(rule, seed)) for seed in done(rule)] for rule in RULES if done(rule)}
     pictures |= {"samples": sampled, "renders": list(real[-SEEDS * PICTURES :].split(PICTURES))}
-    rows = {name: [{k: round(v, 3) for k, v in measure(images, PROMPT, real).items() if k in KEPT} for images in batches]
-            for name, batches in pictures.items()}
     common = {k: v for k, v in asdict(settings("SDS", 0)).items() if k not in ("rule", "seed")}
-    write_json(DATA / "rule_book.json", {"settings": common, "rows": rows})
+    before, sheet = comparison()
+    rows, strips = before["rows"], dict(zip(before["rows"], sheet.split(real.shape[1]), strict=True))
+    if before["settings"] != json.loads(json.dumps(common)):
+        rows, strips = {}, {}
     blank = torch.full_like(real[:PICTURES], 0.9)  # a run that was not made
-    sheet = torch.cat([torch.cat([*torch.cat(batches + [blank] * (SEEDS - len(batches)))], 1) for batches in pictures.values()])
+    for name, batches in pictures.items():
+        rows[name] = [{k: round(v, 3) for k, v in measure(images, PROMPT, real).items() if k in KEPT} for images in batches]
+        strips[name] = torch.cat([*torch.cat(batches + [blank] * (SEEDS - len(batches)))], 1)
+    rows = {name: rows[name] for name in [*RULES, "samples", "renders"] if name in rows}
+    write_json(DATA / "rule_book.json", {"settings": common, "rows": rows})
+    sheet = torch.cat([strips[name] for name in rows])
     save_image(Image.fromarray((sheet * 255).round().byte().numpy()), DATA / "rule_book.webp", quality=85)
     for name, runs in rows.items():
         print(f"{name:14s} {len(runs)} runs:", "  ".join(f"{k} {sum(r[k] for r in runs) / len(runs):.2f}" for k in KEPT))

@@ -18,6 +18,7 @@ def parser() -> argparse.ArgumentParser:
     dream.add_argument("--guidance", type=float, metavar="S", help="null + S (prompt - null), so 1 means none")
     dream.add_argument("--prior", help="toybox (default), sd-2.1-base, a folder of diffusers, or a hub id. "
                                        "gaussians: any but toybox is DreamMapping's full run, and needs a CUDA GPU")
+    dream.add_argument("--points-prior", help="gaussians: shap-e (default with another prior), toybox, or a folder of either")
     dream.add_argument("--ball", action="store_true",
                        help="gaussians: start from a grey ball, without the points prior: shows Janus")
     dream.add_argument("--pixels", action="store_true",
@@ -38,15 +39,16 @@ def parser() -> argparse.ArgumentParser:
 def dream(args: argparse.Namespace, **steps: int) -> None:
     """The scene that was asked for, with toy settings if the prior is bundled, and the paper's otherwise.
 
-    ValueError for an option of the other scene, guidance for a rule without any, or a full run without a GPU.
+    ValueError for an option of the other scene, and for guidance of a rule without any.
     """
     if args.ball and args.scene == "picture":
         raise ValueError("--ball: only with --scene gaussians; pictures start from noise")
+    if args.points_prior and args.scene == "picture":
+        raise ValueError("--points-prior: only with --scene gaussians; pictures start from noise")
     if args.pixels and args.scene == "gaussians":
         raise ValueError("--pixels: only with --scene picture; Gaussians are always seen through the prior's encoder")
-    given = {name: value for name in ("rule", "guidance", "prior") if (value := getattr(args, name)) is not None} | steps
-
-    import torch
+    names = ("rule", "guidance", "prior", "points_prior")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None} | steps
 
     from dreamlab import demo, rules
 
@@ -56,10 +58,6 @@ def dream(args: argparse.Namespace, **steps: int) -> None:
         settings, go = demo.Settings(args.prompt, seed=args.seed, ball=args.ball, **given), demo.dream
         if "prior" not in given or settings.prior in demo.BUNDLED:
             settings = settings.toy(**given)
-        elif not torch.cuda.is_available():
-            raise ValueError(f"--prior {settings.prior}: {settings.steps} steps of {settings.views} views with "
-                             f"{settings.resolution} pixels need a CUDA GPU, and there is none here; --prior toybox runs "
-                             "on any machine")
     guided = [name for name in rules.RULES if hasattr(getattr(rules, name), "guidance")]
     if "guidance" in given and settings.rule not in guided:
         raise ValueError(f"--guidance: {settings.rule} has none to choose; there is one in {', '.join(guided)}")

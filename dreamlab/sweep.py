@@ -13,7 +13,7 @@ The table is TOML. ``[[runs]]`` pair a prompt with seeds, ``[methods.NAME]`` lis
     [methods."VDM+DCA"]
 
 A run whose row is there is not run again, and one that was interrupted goes on from its checkpoint. A run that fails, a GPU's
-memory included, has a row too, with its ``error``; without that row it is tried again.
+memory included, has a row too, with its ``error``; it is tried again without that row, or with other settings.
 """
 import csv
 import io
@@ -224,15 +224,18 @@ def sweep(table: Path, out: Path, scheduler: str | None = None, keep: Path = Pat
     """Run what a table asks for and ``out`` does not have yet. Rows go to ``out`` as they come, files to folders in ``keep``.
 
     One after the other in this process, or on the workers of the Dask ``scheduler`` at an address such as
-    "tcp://host:8786" (needs the ``sweep`` extra; workers need dreamlab installed, and no common disk). One sweep at a time may
-    write ``out``; two would lose each other's rows. ``seconds`` is left out of the row of a resumed run. ValueError where
-    ``out`` has a row of other settings under the same name.
+    "tcp://host:8786" (needs the ``sweep`` extra; workers need dreamlab installed, and no common disk). A worker keeps no
+    checkpoint, so what it was at begins anew if it is lost; start workers with one thread, one to a GPU. One sweep at a time
+    may write ``out``; two would lose each other's rows. ``seconds`` is left out of the row of a resumed run. ValueError
+    where ``out`` has a row of other settings under the same name.
     """
     try:
         asked = tomllib.loads(Path(table).read_text())
     except ValueError as error:
         raise ValueError(f"{table} is no TOML: {error}") from error
     todo, rows = jobs(asked), read(out) if Path(out).exists() else []
+    tags = {job.key: job.tag for job in todo}
+    rows = [row for row in rows if "error" not in row or tags.get(tuple(row[name] for name in KEY), row["tag"]) == row["tag"]]
     done = {tuple(row[name] for name in KEY): row["tag"] for row in rows}
     if changed := [job for job in todo if done.get(job.key, job.tag) != job.tag]:
         raise ValueError(f"{out} has {len(changed)} rows of other settings, such as {changed[0].key}: remove them, or name "

@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from dreamlab.cli import main
 from dreamlab.export import load_ply
+from dreamlab.pipelines import dreammapping, picture
 from dreamlab.priors.critic import LoRACritic
-from dreamlab.priors.diffusion import BUNDLED
+from dreamlab.priors.diffusion import BUNDLED, DiffusionPrior
 from dreamlab.rules import RULES
 
 
@@ -69,13 +70,26 @@ def test_another_prior_is_the_full_run_and_needs_a_gpu(tmp_path, monkeypatch, ca
     import dreamlab.demo as demo
 
     asked = []
-    monkeypatch.setattr(demo, "dream", lambda settings, out: asked.append(settings))
+    monkeypatch.setattr(DiffusionPrior, "load", lambda *where: asked.append(where) or pytest.fail("loaded"))
     command = ["dream", "a corgi", "--prior", "sd-2.1-base", "--out", str(tmp_path)]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert main(command) == 2 and "need a CUDA GPU" in capsys.readouterr().err and not asked
+    for found, kernels, says in ((False, True, "need a CUDA GPU"), (True, False, "draws with gsplat, which is not installed")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda found=found: found)
+        monkeypatch.setattr(dreammapping, "find_spec", lambda name, kernels=kernels: kernels or None)
+        assert main(command) == 2 and says in capsys.readouterr().err and not asked
+    monkeypatch.setattr(dreammapping, "find_spec", lambda name: True)
+    with pytest.raises(pytest.fail.Exception):
+        main(command)
+    assert asked == [("sd-2.1-base", "cuda")]
+    monkeypatch.setattr(demo, "dream", lambda settings, out: asked.append(settings))
+    assert main([*command, "--rule", "ISM", "--points-prior", "toybox"]) == 0
+    assert asked[1:] == [demo.Settings("a corgi", rule="ISM", points_prior="toybox")]
+
+
+def test_a_toy_stays_on_the_cpu_where_there_is_a_gpu(monkeypatch):
+    """Notebooks, their outputs and `make demo` are the same on every machine, and need no kernels."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert main([*command, "--rule", "ISM"]) == 0
-    assert asked == [demo.Settings("a corgi", rule="ISM")]
+    made = (dreammapping.stage(dreammapping.Settings("a red mug").toy(points=60)), picture.stage(picture.Settings("a red mug")))
+    assert {plan.prior.device.type for plan in made} == {"cpu"}
 
 
 def test_what_is_no_toy_is_drawn_and_not_measured(tmp_path):

@@ -145,7 +145,7 @@ def test_it_is_printed_before_the_first_step(tmp_path, capsys, monkeypatch, prio
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_it_is_what_torch_allocates():
-    made = picture.stage(picture.Settings("a red mug", steps=2))
+    made = picture.stage(picture.Settings("a red mug", steps=2), DiffusionPrior.load(device="cuda"))
     said = estimate(made)
     torch.cuda.reset_peak_memory_stats()
     list(run(made, progress=False))

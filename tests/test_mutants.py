@@ -13,7 +13,7 @@ from laws import (
     law_value,
     law_weight,
 )
-from zoo import Constant, build, build_apart, inputs, prior
+from zoo import UNGUIDED, Constant, build, build_apart, inputs, prior
 
 from dreamlab.noise import per_sample
 from dreamlab.rules import RULES, SDS
@@ -80,8 +80,8 @@ def test_w_missing(name):
             r := rule(*args), value=r.value * per_sample(r.weight, r.value))), here)
 
 
-# Left out: CSD, SSD (no s). ISM shows it by its response alone, since its path needs the null prompt; LODS by its limit.
-@pytest.mark.parametrize("name", [name for name in RULES if name not in ("CSD", "SSD", "ISM", "LODS")])
+# Left out: rules without s. ISM shows it by its response alone, since its path needs the null prompt; LODS by its limit.
+@pytest.mark.parametrize("name", [name for name in RULES if name not in UNGUIDED | {"ISM", "LODS"}])
 def test_guidance_one_plus_s(name):
     make, here = partial(build, name, prior("points")), prior("points")
     law_guidance_one_is_none(make, here)

@@ -1,4 +1,6 @@
 """The bundled priors, and what a diffusion prior does with any pipeline folder."""
+import shutil
+
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
@@ -97,5 +99,14 @@ def test_v_prediction_is_read(prior, monkeypatch):
 def test_bad_input_says_what_to_do(prior, tmp_path):
     with pytest.raises(ValueError, match="tokens and the text encoder reads 16"):
         prior.embed(["a red mug " * 20])
-    with pytest.raises(FileNotFoundError, match="hf download"):
+    with pytest.raises(FileNotFoundError, match='hf download sd2-community/.* --include "[*].json".*pass the folder'):
         DiffusionPrior.load(tmp_path / "nothing")
+
+
+def test_a_folder_of_half_precision_files_is_read(prior, tmp_path):
+    """What the error above says to fetch."""
+    shutil.copytree(BUNDLED["toybox"], tmp_path / "half")
+    for file in list((tmp_path / "half").glob("*/*.safetensors")):
+        file.rename(file.with_suffix(".fp16.safetensors"))
+    found = DiffusionPrior.load(tmp_path / "half")
+    assert all(torch.equal(a, b) for a, b in zip(found.unet.parameters(), prior.unet.parameters(), strict=True))

@@ -17,7 +17,7 @@ from laws import (
     law_weight,
 )
 from torch import nn
-from zoo import PRIORS, Constant, build, build_apart, inputs, pixels, prior
+from zoo import PRIORS, UNGUIDED, Constant, build, build_apart, inputs, pixels, prior
 
 from dreamlab.noise import per_sample, randn, seeded
 from dreamlab.priors.mixture import GaussianMixturePrior
@@ -26,7 +26,6 @@ from dreamlab.rules import RULES, SDS, VDM, LinearOperator, NoisyOperator, Resid
 from dreamlab.schedules import Annealed, Cosine, Uniform, dca_lambda, one, sigma2
 
 ANY = torch.tensor([-1])
-UNGUIDED = {"CSD", "SSD"}  # no s at all
 
 
 def of_pixels():
@@ -137,13 +136,13 @@ def test_bad_input_is_named(name):
         rule(here, x, t, eps, wanted)
 
 
-LEAST = {"SDS": 0.0, "CSD": None, "SSD": None}  # s = 0 is SDS under the null prompt; the two have no s; all others want 1
+LEAST = {"SDS": 0.0}  # s = 0 is SDS under the null prompt; all others want 1
 
 
 @every_rule
 def test_guidance_below_its_least_is_named_before_any_step(name):
     least = LEAST.get(name, 1.0)
-    if least is None:
+    if name in UNGUIDED:
         with pytest.raises(TypeError, match="guidance"):
             build(name, prior("points"), guidance=2.0)
         return

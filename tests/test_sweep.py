@@ -145,6 +145,17 @@ def test_a_file_of_something_else_is_not_written_over(table):
     assert Path("out.csv").read_text() == "name,age\n"
 
 
+def test_a_failed_run_is_tried_again_with_other_settings(table, monkeypatch):
+    monkeypatch.setattr(sweep, "one", lambda job, checkpoint: ({"method": job.method, "prompt": "a red mug",
+                                                                "seed": job.settings.seed, "tag": job.tag}, {}))
+    key, kept = {"method": "SDS", "prompt": "a red mug", "seed": 0}, {"method": "old", "prompt": "a red mug", "seed": 0}
+    write(Path("out.csv"), [key | {"tag": "other", "error": "t_max"}, kept | {"tag": "some", "error": "of another table"}])
+    sweep.sweep(table, Path("out.csv"))
+    rows = read(Path("out.csv"))
+    assert len(rows) == 5 and rows[0]["method"] == "old"
+    assert [row["tag"] != "other" for row in rows if row.items() >= key.items()] == [True]
+
+
 def test_a_run_that_fails_leaves_its_error_and_the_others_go_on(table):
     table.write_text(TABLE.replace('rule = "SDS"', "t_max = [5000, 5000]").replace("seeds = [0, 1]", "seeds = [0]"))
     failed, fine = sweep.sweep(table, Path("out.csv"))

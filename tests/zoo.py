@@ -14,6 +14,7 @@ from dreamlab.prompts import Prompt
 from dreamlab.rules import VDM, LinearOperator
 from dreamlab.rules.vsd import CriticRule
 
+UNGUIDED = {name for name in rules.RULES if "guidance" not in getattr(rules, name).__dataclass_fields__}
 PRIORS = ["points", "pixels", "toybox", "eps", "v"]
 
 

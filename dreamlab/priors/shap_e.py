@@ -20,8 +20,8 @@ REPO = "openai/shap-e"
 REVISION = "7bd337afdea1c17842e1c3cc45c4e268356dba40"
 FILES = ["model_index.json", "*/*.json", "*/*.txt", "prior/*.fp16.safetensors", "text_encoder/*.fp16.safetensors",
          "shap_e_renderer/*.safetensors", "shap_e_renderer/*.bin"]
-MEND = (f"fetch it with `hf download {REPO} --revision {REVISION}` (1.1 GB of it are read) and pass the "
-        "folder's path, or use the bundled 'toybox'")
+MEND = (f"fetch it elsewhere, `hf download {REPO} --revision {REVISION} --local-dir FOLDER` (1.1 GB of it are read), and "
+        "pass the folder's path as the points prior, or 'toybox' for the bundled one")
 RADIUS = 0.8  # of the ball that an object fits, see dreamlab.types
 
 
