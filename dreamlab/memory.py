@@ -3,6 +3,7 @@
 One step is rehearsed with a single view, the bytes of all its tensors are counted as they come and go, and the step is
 put back. A run of B views needs about B times the most that lived at once, besides what the process holds already.
 """
+import ctypes
 import math
 import os
 import sys
@@ -49,6 +50,8 @@ class Live(TorchDispatchMode):
 def held() -> int:
     """Bytes this process holds now; on macOS the most it has held; elsewhere half a gigabyte, about what torch takes."""
     if sys.platform == "linux":
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's: what loading a prior has freed counts no more
+            trim(0)
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     if sys.platform == "darwin":
