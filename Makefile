@@ -26,7 +26,7 @@ lab: install  ## open the notebooks
 	$(BIN)/jupyter lab notebooks
 
 notebooks: install  ## run every notebook again in place, so that its stored outputs are new
-	OMP_NUM_THREADS=2 $(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+	OMP_NUM_THREADS=2 $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False notebooks/*.ipynb
 
 bench: install  ## timings and how they grow
 	$(BIN)/python -m benchmarks.bench $(ARGS)

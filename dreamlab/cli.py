@@ -41,10 +41,8 @@ def dream(args: argparse.Namespace, **steps: int) -> None:
 
     ValueError for an option of the other scene, and for guidance of a rule without any.
     """
-    if args.ball and args.scene == "picture":
-        raise ValueError("--ball: only with --scene gaussians; pictures start from noise")
-    if args.points_prior and args.scene == "picture":
-        raise ValueError("--points-prior: only with --scene gaussians; pictures start from noise")
+    if (args.ball or args.points_prior) and args.scene == "picture":
+        raise ValueError("--ball and --points-prior: only with --scene gaussians; pictures start from noise")
     if args.pixels and args.scene == "gaussians":
         raise ValueError("--pixels: only with --scene picture; Gaussians are always seen through the prior's encoder")
     names = ("rule", "guidance", "prior", "points_prior")

@@ -66,12 +66,11 @@ class Stage:
                 raise ValueError(f"t must lie in [0, {T - 1}], and step {step} draws it from [{low}, {high}]: change timesteps")
         if critic := getattr(self.rule, "critic", None):
             same_prior(critic, self.prior)
-        if not isinstance(groups := self.scene.parameters(), dict):
-            raise ValueError(f"scene.parameters() must be a dict of leaves by name, got {type(groups).__name__} from a "
+        if not isinstance(leaves := self.scene.parameters(), dict):
+            raise ValueError(f"scene.parameters() must be a dict of leaves by name, got {type(leaves).__name__} from a "
                              f"{type(self.scene).__name__}")
-        groups = set(groups)
-        if unknown := set(self.rates) - groups:
-            raise ValueError(f"rates name {sorted(unknown)}, and the scene has only {sorted(groups)}: rename or remove them")
+        if unknown := self.rates.keys() - leaves.keys():
+            raise ValueError(f"rates name {sorted(unknown)}, and the scene has only {sorted(leaves)}: rename or remove them")
 
 
 @dataclass

@@ -89,6 +89,20 @@ def fits(value, kind) -> bool:
     return type(value) is kind or (kind is float and type(value) is int)
 
 
+def check_method(name: str, changes: dict) -> None:
+    """ValueError for a base that there is not, a field that Settings have not, or a value of another type."""
+    known = {f.name: f for f in fields(Settings) if f.name not in ("prompt", "seed", "growth", "cameras", "decay")}
+    if unknown := changes.keys() - known - {"base"}:
+        raise ValueError(f"method {name!r} sets {sorted(unknown)}; settings are {', '.join(sorted(known))}")
+    for field, value in changes.items():
+        if field == "base":
+            if value not in list(BASELINES):  # a list, since a table cannot be looked up
+                raise ValueError(f"method {name!r} has base {value!r}; there is: {', '.join(BASELINES)}")
+        elif not fits(value, kind := known[field].type):
+            raise ValueError(f"method {name!r} sets {field} = {value!r}, which must be of type "
+                             f"{kind if get_args(kind) else kind.__name__}, such as {known[field].default!r}")
+
+
 def jobs(table: dict) -> list[Job]:
     """The runs of a table, prompt by prompt. ValueError for what it does not know, before anything is run."""
     if unknown := set(table) - {"tier", "runs", "settings", "methods"}:
@@ -100,26 +114,20 @@ def jobs(table: dict) -> list[Job]:
             and all(isinstance(x, dict) for x in (methods, common)) and all(isinstance(x, dict) for x in methods.values())):
         raise ValueError('a table needs runs, such as [{ prompt = "a red mug", seeds = [0] }], and at least one '
                          "[methods.NAME]; [settings] may give what all methods share")
-    known = {f.name: f for f in fields(Settings) if f.name not in ("prompt", "seed", "growth", "cameras", "decay")}
+    methods = {name: plain(common | changes) for name, changes in methods.items()}
+    for name, changes in methods.items():
+        check_method(name, changes)
     found = []
     for line in map(plain, runs):
         seeds = line.get("seeds") if isinstance(line, dict) and line.keys() == {"prompt", "seeds"} else None
         if not (seeds and isinstance(seeds, tuple) and {type(s) for s in seeds} == {int} and type(line["prompt"]) is str):
             raise ValueError(f'runs are such as {{ prompt = "a red mug", seeds = [0, 1] }}, got {line}')
         for seed in seeds:
-            for method, changes in methods.items():
-                changes = plain(common | changes)
-                base = changes.pop("base", "DreamMapping")
-                if unknown := changes.keys() - known:
-                    raise ValueError(f"method {method!r} sets {sorted(unknown)}; settings are {', '.join(sorted(known))}")
-                for name, value in changes.items():
-                    if not fits(value, kind := known[name].type):
-                        raise ValueError(f"method {method!r} sets {name} = {value!r}, which must be of type "
-                                         f"{kind if get_args(kind) else kind.__name__}, such as {known[name].default!r}")
-                if not isinstance(base, str) or base not in BASELINES:
-                    raise ValueError(f"method {method!r} has base {base!r}; there is: {', '.join(BASELINES)}")
-                settings = Settings(line["prompt"], seed=seed, **BASELINES[base] | (changes if tier == "paper" else {}))
-                found.append(Job(method, settings.toy(**changes) if tier == "toy" else settings))
+            for name, changes in methods.items():
+                base = BASELINES[changes.get("base", "DreamMapping")]
+                changes = {k: v for k, v in changes.items() if k != "base"}
+                settings = Settings(line["prompt"], seed=seed, **base | (changes if tier == "paper" else {}))
+                found.append(Job(name, settings.toy(**changes) if tier == "toy" else settings))
     for job in found:
         if job.settings.prior in BUNDLED:
             parse(job.settings.prompt)
@@ -234,9 +242,13 @@ def sweep(table: Path, out: Path, scheduler: str | None = None, keep: Path = Pat
     except ValueError as error:
         raise ValueError(f"{table} is no TOML: {error}") from error
     todo, rows = jobs(asked), read(out) if Path(out).exists() else []
-    tags = {job.key: job.tag for job in todo}
-    rows = [row for row in rows if "error" not in row or tags.get(tuple(row[name] for name in KEY), row["tag"]) == row["tag"]]
-    done = {tuple(row[name] for name in KEY): row["tag"] for row in rows}
+
+    def key(row: dict) -> tuple:
+        return tuple(row[name] for name in KEY)
+
+    tags = {job.key: job.tag for job in todo}  # of other settings, what failed is tried again, and what did not is kept
+    rows = [row for row in rows if "error" not in row or tags.get(key(row), row["tag"]) == row["tag"]]
+    done = {key(row): row["tag"] for row in rows}
     if changed := [job for job in todo if done.get(job.key, job.tag) != job.tag]:
         raise ValueError(f"{out} has {len(changed)} rows of other settings, such as {changed[0].key}: remove them, or name "
                          "another file")

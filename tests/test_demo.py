@@ -207,6 +207,7 @@ def test_ctrl_c_amid_a_step_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys):
     (["--scene", "picture", "--rule", "DDPM"], RULES),
     (["--rule", "DDPM"], RULES),
     (["--scene", "picture", "--ball"], ["--ball", "--scene gaussians"]),
+    (["--scene", "picture", "--points-prior", "toybox"], ["--points-prior", "--scene gaussians"]),
     (["--pixels"], ["--pixels", "--scene picture"]),
     (["--scene", "picture", "--rule", "CSD", "--guidance", "5"], ["CSD has none", "VSD"]),
     (["--rule", "CSD", "--guidance", "5"], ["CSD has none", "VSD"]),

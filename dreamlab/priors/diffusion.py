@@ -119,13 +119,13 @@ class DiffusionPrior(Prior):
             if Path(source).is_dir():
                 mend = "install dreamlab again" if str(name) in BUNDLED else "put back what is missing, as the hub has it"
                 raise FileNotFoundError(f"the prior in {source} is not whole: {mend}. The loader said: {said}") from error
-            known = ", ".join(f"{k} = {v[0]} ({v[1]})" for k, v in HUB.items())
             wanted = " ".join(f'--include "{pattern}"' for pattern in FILES)
+            known = "; ".join(f"{k} ({size}), `hf download {repo} {wanted} --local-dir FOLDER`"
+                              for k, (repo, size, _) in HUB.items())
             raise FileNotFoundError(
                 f"no weights for {str(name)!r}: it is neither bundled ({', '.join(BUNDLED)}), nor a folder here, nor a "
-                f"repository that can be reached. Known: {known}. Without a network, fetch a repository elsewhere, "
-                f"`hf download {HUB.get(source, next(iter(HUB.values())))[0]} {wanted} --local-dir FOLDER`, and pass the "
-                f"folder's path. The loader said: {said}") from error
+                f"repository that can be reached. Without a network, fetch one elsewhere and pass its folder's path: {known}. "
+                f"The loader said: {said}") from error
         with quiet():
             return cls(pipe.to(device, dtype))
 
