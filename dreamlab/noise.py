@@ -3,6 +3,7 @@
 alpha_t = sqrt(abar_t), sigma_t = sqrt(1 - abar_t), abar = ``alphas_cumprod`` as in diffusers (DDPM, arXiv 2006.11239,
 Eq. 4). DreamFusion and DreamMapping write the same; DreamFlow's sigma(t) is our sigma_t / alpha_t.
 """
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,6 +33,16 @@ def seeded(seed: int, step: int = 0) -> torch.Generator:
     if abs(seed) > 10**11:
         raise ValueError(f"seed must lie in [-10^11, 10^11], got {seed}")
     return torch.Generator().manual_seed(seed * 10_000_019 + step)
+
+
+def subseed(seed: int, name: str, index: int = 0) -> int:
+    """A seed in [0, 2^62) for what has a name, a function of (seed, name, index): no two names share random numbers."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}/{index}".encode()).digest()[:8]) >> 2
+
+
+def stream(seed: int, name: str, index: int = 0) -> torch.Generator:
+    """The CPU generator of whatever a run draws besides its steps: "start", "operator", "critic weights", ..."""
+    return torch.Generator().manual_seed(subseed(seed, name, index))
 
 
 @dataclass(frozen=True, eq=False)
