@@ -5,7 +5,7 @@ from dreamlab.noise import randn, seeded
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.priors.points import PointsPrior
 from dreamlab.toybox.dataset import Views
-from dreamlab.toybox.train import fit, main, train_prior, train_vae
+from dreamlab.toybox.training import fit, main, train_prior, train_vae
 
 
 def test_fit_resumes_to_the_same_weights(tmp_path):
@@ -14,22 +14,20 @@ def test_fit_resumes_to_the_same_weights(tmp_path):
         return torch.nn.Linear(3, 1)
 
     def train(net, steps, file):
-        fit({"net": net}, lambda g: (net(torch.randn(8, 3, generator=g)) - 1).square().mean(), steps, 1e-2, file, ema=0.9)
+        fit.fit({"net": net}, lambda g: (net(torch.randn(8, 3, generator=g)) - 1).square().mean(), steps, 1e-2, file, ema=0.9)
         return net.weight.detach()
 
-    import dreamlab.toybox.train as module
-
     whole = train(net(), 300, tmp_path / "a.pt")
-    stopped = module.tqdm
+    stopped = fit.tqdm
 
     def short(steps, **settings):  # as if killed after the checkpoint at 250
         return stopped(range(steps.start, min(steps.stop, 260)), disable=True)
 
-    module.tqdm = short
+    fit.tqdm = short
     try:
         train(net(), 300, tmp_path / "b.pt")
     finally:
-        module.tqdm = stopped
+        fit.tqdm = stopped
     assert torch.equal(train(net(), 300, tmp_path / "b.pt"), whole)
 
 

@@ -8,9 +8,10 @@ from dreamlab.cameras import ring
 from dreamlab.metrics.calibrate import CASES, Still, calibrate, share_right, table, views
 from dreamlab.metrics.truth import chamfer, count_fronts, iou, psnr, seen_points, truth, turn, variation
 from dreamlab.toybox.dataset import Views
-from dreamlab.toybox.judge import WEIGHTS, Exhibits, Judge, blur, degrees_away, fronts_at, random_fronts, train_judge
+from dreamlab.toybox.judge import WEIGHTS, Judge
 from dreamlab.toybox.objects import COLOURS, KINDS, Toy, colour_rgb, fronts
-from dreamlab.toybox.render import render, trace
+from dreamlab.toybox.render import blur, render, trace
+from dreamlab.toybox.training.judge import Exhibits, degrees_away, fronts_at, random_fronts, train_judge
 
 
 def test_iou_of_known_masks():

@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 from dreamlab.cameras import orbit
 from dreamlab.metrics.truth import VIEWS, Truth, seen_points, truth
 from dreamlab.render.splat import splat
-from dreamlab.toybox.judge import RESOLUTION, blur
+from dreamlab.toybox.judge import RESOLUTION
 from dreamlab.toybox.objects import COLOURS, KINDS, Toy, colour_rgb, fronts, lathe
-from dreamlab.toybox.render import Layers, shade, trace
+from dreamlab.toybox.render import Layers, blur, shade, trace
 from dreamlab.types import Render
 
 CIRCLE = torch.arange(VIEWS) * 360 / VIEWS

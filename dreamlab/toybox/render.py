@@ -37,6 +37,13 @@ def shade(normal: Float[Tensor, "n 3"], view: Float[Tensor, "n 3"]) -> Float[Ten
     return 0.40 + 0.35 * sky + 0.25 * head
 
 
+def blur(x: Float[Tensor, "n c h w"], sigma: float) -> Float[Tensor, "n c h w"]:
+    """Gaussian blur of sigma pixels, as a product with the matrix of normalised weights from either side."""
+    at = torch.arange(x.shape[-1], dtype=x.dtype)
+    weights = (-0.5 * ((at[:, None] - at) / sigma) ** 2).softmax(1)
+    return weights @ x @ weights.T
+
+
 @torch.no_grad()
 def trace(toy: Toy, cameras: Cameras, resolution: int, supersample: int = 2, steps: int = 64) -> Layers:
     """Sphere-trace ``toy``: each ray advances by the distance until it is under 1e-3 of the surface or has left.
