@@ -1,7 +1,8 @@
 """Critics: the score of what is being rendered, as a noise predictor eps_phi(x_t, t, y, c) beside the prior's.
 
-Three of them: LoRA on the prior's own UNet (VSD, arXiv 2305.16213), one learnable text embedding (LODS, arXiv 2312.04820),
-and the exact one, closed form, which is the oracle of the laws. A rule calls ``eps`` without gradients and ``fit`` once a step.
+Three of them: LoRA on the prior's own UNet or another (VSD, arXiv 2305.16213), a learnable text embedding (LODS, arXiv
+2312.04820), and the exact one, closed form, which is the oracle of the laws. A rule calls ``eps`` without gradients and
+``fit`` once a step.
 """
 import copy
 from abc import ABC, abstractmethod
@@ -11,10 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamlab.cameras import Cameras
+from dreamlab.checks import Count, NotNegative, Positive, check
 from dreamlab.learner import Learner, select, under
-from dreamlab.noise import randn, seeded
+from dreamlab.noise import randn, stream, subseed
 from dreamlab.priors.base import Prior
+from dreamlab.priors.diffusion import DiffusionPrior, unet_eps
 from dreamlab.priors.mixture import GaussianMixturePrior
+from dreamlab.prompts import Cond, Condition, expand
 from dreamlab.types import Sample, Steps
 
 
@@ -25,11 +29,11 @@ class Critic(ABC):
         self.prior, self.seed, self.fits = prior, seed, 0
 
     @abstractmethod
-    def eps(self, x_t: Sample, t: Steps, cond: Tensor, camera: Cameras | None = None) -> Sample:
+    def eps(self, x_t: Sample, t: Steps, cond: Cond, camera: Cameras | None = None) -> Sample:
         """The noise predicted for a noised render."""
 
     @abstractmethod
-    def fit(self, x: Sample, t: Steps, eps: Sample, cond: Tensor, camera: Cameras | None = None,
+    def fit(self, x: Sample, t: Steps, eps: Sample, cond: Cond, camera: Cameras | None = None,
             pull: float = 0.0) -> Float[Tensor, ""]:
         """One optimiser step towards the noise in add_noise(x, eps, t); returns the loss before it.
 
@@ -38,12 +42,12 @@ class Critic(ABC):
         """
 
     def draw(self, x: Sample) -> tuple[Steps, Sample]:
-        """t ~ U[0, T) and noise for the next fit. Steps below 0 are the critic's own: a run counts its from 0."""
-        generator = seeded(self.seed, -1 - self.fits)
+        """t ~ U[0, T) and noise for the next fit, from the stream "critic draws"."""
+        generator = stream(self.seed, "critic draws", self.fits)
         t = torch.randint(len(self.prior.schedule), (len(x),), generator=generator)
         return t.to(x.device), randn(tuple(x.shape), generator).to(x)
 
-    def target(self, x_t: Sample, t: Steps, eps: Sample, cond: Tensor, pull: float) -> Sample:
+    def target(self, x_t: Sample, t: Steps, eps: Sample, cond: Cond, pull: float) -> Sample:
         """What ``pull`` makes of eps."""
         if not pull > -1:
             raise ValueError(f"pull must be > -1, got {pull:g}: at -1 the loss has no minimum")
@@ -65,8 +69,9 @@ class ExactCritic(Critic):
     With one render and std 0 it returns the noise that was added, so VSD is SDS. O(N²) in the batch; for any prior.
     """
 
-    def __init__(self, prior: Prior, std: float = 0.0):
-        super().__init__(prior)
+    def __init__(self, prior: Prior, std: NotNegative = 0.0, seed: int = 0):
+        check("std", std, NotNegative)
+        super().__init__(prior, seed)
         self.std, self.particles, self.pull = std, None, 0.0
 
     def fit(self, x, t, eps, cond, camera=None, pull=0.0):
@@ -83,12 +88,16 @@ class ExactCritic(Critic):
 
 
 class LearnedCritic(Critic):
-    """A critic whose ``learner`` fits it; a subclass writes ``_eps``, with gradients."""
+    """A critic whose ``learner`` fits it; a subclass writes ``_eps``, with gradients, through the network of ``base``."""
 
     learner: Learner
 
+    def __init__(self, prior: Prior, seed: int = 0, base: Prior | None = None):
+        super().__init__(prior, seed)
+        self.base = base or prior
+
     @abstractmethod
-    def _eps(self, x_t: Sample, t: Steps, cond: Tensor, camera: Cameras | None) -> Sample:
+    def _eps(self, x_t: Sample, t: Steps, cond: Cond, camera: Cameras | None) -> Sample:
         """As ``eps``, differentiable in what is learnt."""
 
     @torch.no_grad()
@@ -96,14 +105,14 @@ class LearnedCritic(Critic):
         return self._eps(x_t, t, cond, camera)
 
     def fit(self, x, t, eps, cond, camera=None, pull=0.0):
-        """The loss is the mean square in what the UNet predicts: noise, or velocity, whose error is the noise's / alpha_t."""
+        """The loss is the mean square in what the base predicts: noise, or velocity, whose error is the noise's / alpha_t."""
         x_t = self.prior.add_noise(x.detach(), eps, t)
         with torch.no_grad():
             target = self.target(x_t, t, eps, cond, pull)
         with torch.enable_grad():
             error = self._eps(x_t, t, cond, camera) - target
-            if self.prior.prediction == "v_prediction":
-                error = error / self.prior.schedule.alpha(t, x_t)
+            if self.base.prediction == "v_prediction":
+                error = error / self.base.schedule.alpha(t, x_t)
             loss = self.learner.step(error.square().mean())
         self.fits += 1
         return loss
@@ -117,29 +126,35 @@ class LearnedCritic(Critic):
 
 
 class LoRACritic(LearnedCritic):
-    """Low-rank adapters (arXiv 2106.09685) on every attention projection of the prior's UNet, through peft.
+    """Low-rank adapters (arXiv 2106.09685) on every attention projection of the UNet of ``base``, through peft.
 
-    The adapted UNet is a second module tree over the *same* weight tensors, which stay frozen, so the prior neither changes
-    nor is copied. It starts as the prior itself. ``camera``: also embed the camera-to-world matrix, 16 numbers, into the
-    timestep embedding, as threestudio does. ``rank`` and ``lr`` 1e-4 are threestudio's; the toybox wants a larger lr.
+    ``base`` is the prior itself, or another that reads the same conditions: a v-prediction UNet beside an eps-prediction prior,
+    as in ProlificDreamer's code. The adapted UNet is a second module tree over the *same* weight tensors, which stay frozen, so
+    the base neither changes nor is copied; it starts as the base. ``camera``: also embed the camera-to-world matrix, 16
+    numbers, into the timestep embedding, as threestudio does. ``rank`` and ``lr`` 1e-4 are threestudio's; the toybox wants a
+    larger lr. ValueError where the base has no UNet, or is not :func:`comparable`.
     """
 
-    def __init__(self, prior: Prior, rank: int = 4, lr: float = 1e-4, camera: bool = False, seed: int = 0):
+    def __init__(self, prior: Prior, rank: Count = 4, lr: Positive = 1e-4, camera: bool = False, seed: int = 0,
+                 base: DiffusionPrior | None = None):
         from diffusers.models.embeddings import TimestepEmbedding
         from peft import LoraConfig, inject_adapter_in_model
 
-        if not hasattr(prior, "unet"):
-            raise ValueError(f"{type(prior).__name__} has no UNet to adapt: use ExactCritic(prior)")
-        super().__init__(prior, seed)
-        shared = [*prior.unet.parameters(), *prior.unet.buffers()]
-        unet = copy.deepcopy(prior.unet, {id(tensor): tensor for tensor in shared})
+        check("rank", rank, Count)
+        check("lr", lr, Positive)
+        super().__init__(prior, seed, base)
+        if not hasattr(self.base, "unet"):
+            raise ValueError(f"{type(self.base).__name__} has no UNet to adapt: use ExactCritic(prior)")
+        comparable(self, self.base)
+        theirs = self.base.unet
+        unet = copy.deepcopy(theirs, {id(tensor): tensor for tensor in [*theirs.parameters(), *theirs.buffers()]})
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(subseed(seed, "critic weights"))
             unet = inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian",
                                                       target_modules=["to_q", "to_k", "to_v", "to_out.0"]), unet)
             if camera:
                 width = unet.time_embedding.linear_2.out_features
-                unet.class_embedding = TimestepEmbedding(16, width).to(prior.unet.device)
+                unet.class_embedding = TimestepEmbedding(16, width).to(theirs.device)
                 nn.init.zeros_(unet.class_embedding.linear_2.weight)
                 nn.init.zeros_(unet.class_embedding.linear_2.bias)
         for p in unet.parameters():  # AdamW in half precision loses the small steps
@@ -149,41 +164,65 @@ class LoRACritic(LearnedCritic):
     def _eps(self, x_t, t, cond, camera):
         if self.camera and camera is None:
             raise ValueError("this critic embeds cameras and got none: pass camera=, or build it with camera=False")
-        dtype = self.prior.unet.dtype
         label = torch.linalg.inv(camera.viewmats).flatten(1).to(x_t.device) if self.camera else None
-        device = x_t.device.type
-        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            out = self.unet(x_t.to(dtype), t, encoder_hidden_states=cond.to(dtype).expand(len(x_t), *cond.shape[1:]),
-                            class_labels=label).sample.to(x_t.dtype)
-        return self.prior.schedule.eps_from_v(x_t, out, t) if self.prior.prediction == "v_prediction" else out
+        dtype = self.base.unet.dtype
+        with torch.autocast(x_t.device.type, dtype, enabled=dtype != torch.float32):
+            return unet_eps(self.base, self.unet, x_t, t, expand(cond, len(x_t)), class_labels=label)
 
 
 class EmbeddingCritic(LearnedCritic):
     """The frozen prior under a learnt condition y_psi, which starts as the prior's null one: LODS's cheaper critic.
 
     ``lr``: the paper's 1e-5 in 3D, 1e-4 in 2D. Its gradient runs through the UNet, into the embedding only. For priors whose
-    condition is a real tensor: text embeddings, or image weights.
+    condition is real: text embeddings, or image weights; of a :class:`Condition` every real tensor is learnt.
     """
 
-    def __init__(self, prior: Prior, lr: float = 1e-5, seed: int = 0):
+    def __init__(self, prior: Prior, lr: Positive = 1e-5, seed: int = 0):
+        check("lr", lr, Positive)
         super().__init__(prior, seed)
-        if not prior.null.is_floating_point():
+        if not learnable(prior.null):
             raise ValueError(f"{type(prior).__name__} is conditioned on integer labels, which have no gradient: "
                              "use ExactCritic(prior)")
-        self.embedding = nn.ParameterList([nn.Parameter(prior.null.detach().float().clone())])
+        self.embedding = nn.ParameterList([nn.Parameter(v.detach().float().clone()) for v in learnable(prior.null)])
         self.learner = Learner(self.embedding, lr)
 
     def _eps(self, x_t, t, cond, camera):
-        return self.prior.eps(x_t, t, self.embedding[0])[0]
+        learnt, null = iter(self.embedding), self.prior.null
+        y = null.map(lambda v: next(learnt) if v.is_floating_point() else v) if isinstance(null, Condition) else next(learnt)
+        return self.prior.eps(x_t, t, y)[0]
 
 
-def default_critic(prior: Prior, lr: float = 1e-4) -> Critic:
+def learnable(cond: Cond) -> list[Tensor]:
+    """The real tensors of a condition; integers have no gradient."""
+    return [v for v in (cond.tensors.values() if isinstance(cond, Condition) else [cond]) if v.is_floating_point()]
+
+
+def default_critic(prior: Prior, lr: Positive = 1e-4, seed: int = 0) -> Critic:
     """LoRA where there is a UNet, the exact critic otherwise."""
-    return LoRACritic(prior, lr=lr) if hasattr(prior, "unet") else ExactCritic(prior)
+    return LoRACritic(prior, lr=lr, seed=seed) if hasattr(prior, "unet") else ExactCritic(prior, seed=seed)
 
 
-def same_prior(critic: Critic, prior: Prior) -> None:
-    """ValueError unless the critic was built on this very prior: their difference would mean nothing."""
-    if critic.prior is not prior:
-        mine, other = (f"{type(p).__name__} over {p.shape}" for p in (critic.prior, prior))
-        raise ValueError(f"the critic was built on another prior ({mine}) than it is compared with ({other}): build it there")
+def rate(prior: Prior, given: float | None, published: float) -> float:
+    """The rate that is given, else that of the prior's card, else the published one. ValueError unless it is above 0."""
+    check("critic_rate", given, Positive | None)
+    return next(lr for lr in (given, prior.card.critic_rate, published) if lr is not None)
+
+
+def comparable(critic: Critic, prior: Prior) -> None:
+    """ValueError unless the critic's samples and noise schedule are this prior's: their difference would mean nothing."""
+    mine, a, b = critic.prior, critic.prior.schedule.alphas_cumprod, prior.schedule.alphas_cumprod
+    if mine is prior:
+        return
+    if tuple(mine.shape) != tuple(prior.shape):
+        what = f"its samples have shape {tuple(mine.shape)} and not {tuple(prior.shape)}"
+    elif len(a) != len(b):
+        what = f"its noise schedule has {len(a)} timesteps and not {len(b)}"
+    elif not torch.allclose(a, b.to(a), rtol=1e-4, atol=1e-6):
+        what = f"the alphas_cumprod of their noise schedules are up to {(a - b.to(a)).abs().max():.2g} apart"
+    else:
+        return
+    raise ValueError(f"the critic was built on another prior ({type(mine).__name__}) than it works with "
+                     f"({type(prior).__name__}), {what}: build it there, or take two that agree")
+
+
+same_prior = comparable

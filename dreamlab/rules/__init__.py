@@ -8,7 +8,7 @@ from dreamlab.rules.ism import ISM
 from dreamlab.rules.lmc import LMCSDS
 from dreamlab.rules.lods import LODS
 from dreamlab.rules.nfsd import NFSD
-from dreamlab.rules.operators import LinearOperator, NoisyOperator
+from dreamlab.rules.operators import OPERATORS, LinearOperator, NoisyOperator
 from dreamlab.rules.pfd import PFD
 from dreamlab.rules.sdi import SDI
 from dreamlab.rules.sds import SDS
@@ -19,5 +19,5 @@ from dreamlab.rules.vsd import VSD
 
 RULES = ["SDS", "VSD", "VDM", "APFO", "CSD", "NFSD", "ISM", "ASD", "LODS", "LMCSDS", "SSD", "Consistent3D", "SDI", "PFD"]
 
-__all__ = ["APFO", "ASD", "CSD", "Consistent3D", "ISM", "LMCSDS", "LODS", "LinearOperator", "NFSD", "NoisyOperator", "PFD",
-           "RULES", "Residual", "Rule", "SDI", "SDS", "SSD", "ULite", "VDM", "VSD", "distill"]
+__all__ = ["APFO", "ASD", "CSD", "Consistent3D", "ISM", "LMCSDS", "LODS", "LinearOperator", "NFSD", "NoisyOperator",
+           "OPERATORS", "PFD", "RULES", "Residual", "Rule", "SDI", "SDS", "SSD", "ULite", "VDM", "VSD", "distill"]

@@ -1,13 +1,17 @@
 """What every distillation rule gives back, and the one loss that turns it into a gradient."""
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Annotated, get_type_hints
 
 from jaxtyping import Float
 from torch import Tensor
 
+from dreamlab.checks import Range, check_fields, fits
 from dreamlab.noise import per_sample
 from dreamlab.priors.base import Prior
 from dreamlab.types import Sample, Steps
+
+Cutoff = Annotated[int, Range(-1, 10**5)]  # a timestep, -1 for below them all
 
 
 @dataclass
@@ -38,21 +42,27 @@ def distill(x: Sample, residual: Residual) -> Float[Tensor, ""]:
 class Rule:
     """``rule(prior, x, t, eps, prompt, camera) -> Residual``. A dataclass: its fields are the hyper-parameters.
 
-    ``weight`` is w(schedule, t). Where there is a ``guidance`` s it is diffusers' and must be at least ``least_guidance``.
-    Rules that learn override the state, a flat dict of tensors that a checkpoint holds as safetensors.
+    ``weight`` is w(schedule, t). Where there is a ``guidance`` s it is diffusers'. ``reads_negative``, ``reads_perp``: whether
+    the prompt's counts for it. ``timesteps``: those that the rule must be run at, None: any. Rules that learn override the
+    state, a flat dict of tensors that a checkpoint holds as safetensors. ValueError for a field outside its range.
     """
 
     weight: Callable
-    least_guidance = 1.0
+    reads_negative = False
+    reads_perp = True
+    timesteps = None
 
     def __post_init__(self):
-        if not (s := getattr(self, "guidance", 1.0)) >= self.least_guidance:
-            raise ValueError(f"guidance must be >= {self.least_guidance:g} in {type(self).__name__} (diffusers' s, 1 = none), "
-                             f"got {s:g}: a paper that multiplies (eps_y - eps_null) on top of eps_y means s - 1")
+        kind = get_type_hints(type(self), include_extras=True).get("guidance")
+        if hasattr(kind, "__metadata__") and not fits(s := self.guidance, kind):
+            low, name = kind.__metadata__[0].low, type(self).__name__
+            raise ValueError(f"guidance must be >= {low:g} in {name} (diffusers' s, 1 = none) and finite, got {s!r}: a paper "
+                             "that multiplies (eps_y - eps_null) on top of eps_y means s - 1")
+        check_fields(self)
 
     @classmethod
-    def for_prior(cls, prior: Prior, **settings) -> "Rule":
-        """The rule with its defaults, and whatever it needs besides built to suit this prior."""
+    def for_prior(cls, prior: Prior, *, seed: int = 0, **settings) -> "Rule":
+        """The rule with its defaults, and whatever it needs built to suit this prior; ``seed`` makes what of that is random."""
         return cls(**settings)
 
     def weigh(self, prior: Prior, t: Steps, direction: Sample, parts: dict[str, Tensor],

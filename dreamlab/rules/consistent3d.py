@@ -1,12 +1,14 @@
 """Consistent3D, arXiv 2401.09050: consistency distillation sampling along a deterministic path."""
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
 from dreamlab.cameras import Cameras
-from dreamlab.noise import randn, seeded
-from dreamlab.priors.base import Prior
+from dreamlab.checks import Range, Timestep
+from dreamlab.noise import randn, stream
+from dreamlab.priors.base import Guidance, Prior
 from dreamlab.prompts import Prompt
 from dreamlab.rules.base import Residual, Rule
 from dreamlab.schedules import one
@@ -25,15 +27,20 @@ class Consistent3D(Rule):
     s for the official 100, later 50. ``seed`` makes the fixed noise. ``weight``: 1 in the first stage, sigma_t² later.
     """
 
-    guidance: float = 101.0
-    interval: int = 200
-    seed: int = 0
+    guidance: Guidance = 101.0
+    interval: Timestep = 200
+    seed: Annotated[int, Range(-(10**11), 10**11)] = 0
     weight: Callable = one
+
+    @classmethod
+    def for_prior(cls, prior: Prior, *, seed: int = 0, **settings) -> "Consistent3D":
+        """With the fixed noise of this seed."""
+        return cls(seed=seed, **settings)
 
     @torch.no_grad()
     def __call__(self, prior: Prior, x: Sample, t: Steps, eps: Sample, prompt: Prompt,
                  camera: Cameras | None = None) -> Residual:
-        noise = randn((1, *prior.shape), seeded(self.seed)).to(x).expand(x.shape)
+        noise = randn((1, *prior.shape), stream(self.seed, "consistent3d")).to(x).expand(x.shape)
         u = (t + self.interval).clamp(max=len(prior.schedule) - 1)
         x_u = prior.add_noise(x, noise, u)
         upper = prior.guided(x_u, u, prompt, self.guidance)

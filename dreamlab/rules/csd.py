@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from dreamlab.cameras import Cameras
+from dreamlab.checks import Share
 from dreamlab.priors.base import Prior
 from dreamlab.prompts import Prompt
 from dreamlab.rules.base import Residual, Rule
@@ -22,12 +23,9 @@ class CSD(Rule):
     prompt.negative; ``weight``: sigma_t² (their second stage; 1 in the first).
     """
 
-    negative: float = 0.0
+    negative: Share = 0.0
     weight: Callable = sigma2
-
-    def __post_init__(self):
-        if not 0 <= self.negative <= 1:
-            raise ValueError(f"negative must lie in [0, 1], got {self.negative:g}: it is the share of the negative prompt")
+    reads_negative = True
 
     @torch.no_grad()
     def __call__(self, prior: Prior, x: Sample, t: Steps, eps: Sample, prompt: Prompt,

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from dreamlab.cameras import Cameras
+from dreamlab.checks import Count, Timestep
 from dreamlab.noise import ddim_follow
-from dreamlab.priors.base import Prior, guide
+from dreamlab.priors.base import Guidance, Prior, guide
 from dreamlab.prompts import Prompt
 from dreamlab.rules.base import Residual, Rule
 from dreamlab.schedules import noise_to_signal
@@ -22,9 +23,9 @@ class ISM(Rule):
     ground truths agree. ``interval``: 25 to 80 in the official recipes, after a warm-up from 100. ``guidance``: diffusers' s.
     """
 
-    guidance: float = 7.5
-    interval: int = 50
-    stride: int = 200
+    guidance: Guidance = 7.5
+    interval: Timestep = 50
+    stride: Count = 200
     weight: Callable = noise_to_signal
 
     @torch.no_grad()

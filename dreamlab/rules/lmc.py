@@ -1,15 +1,17 @@
 """Score distillation sampling with learned manifold corrective (LMC-SDS), arXiv 2401.05293. Reconstructed from its abstract."""
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dreamlab.cameras import Cameras
+from dreamlab.checks import Range, check
 from dreamlab.learner import Learner, select, under
-from dreamlab.noise import randn, seeded
-from dreamlab.priors.base import Prior, guide
+from dreamlab.noise import randn, stream, subseed
+from dreamlab.priors.base import Guidance, Prior, guide
 from dreamlab.prompts import Prompt
 from dreamlab.rules.base import Residual, Rule
 from dreamlab.schedules import sigma2
@@ -19,11 +21,11 @@ from dreamlab.types import Sample, Steps
 class Shallow(nn.Module):
     """b(x_t, t): two hidden layers, convolutions for pictures and linear for points, that also see sigma_t."""
 
-    def __init__(self, shape: tuple[int, ...], width: int = 32):
+    def __init__(self, shape: tuple[int, ...], width: int = 32, seed: int = 0):
         super().__init__()
         layer = (lambda a, b: nn.Conv2d(a, b, 3, padding=1)) if len(shape) == 3 else nn.Linear
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             self.layers = nn.ModuleList([layer(shape[0] + 1, width), layer(width, width), layer(width, shape[0])])
 
     def forward(self, x_t: Sample, sigma: Tensor) -> Sample:
@@ -44,7 +46,7 @@ class LMCSDS(Rule):
     """
 
     b: nn.Module
-    guidance: float = 7.5
+    guidance: Guidance = 7.5
     weight: Callable = sigma2
 
     def __post_init__(self):
@@ -52,10 +54,11 @@ class LMCSDS(Rule):
         self.learner = Learner(self.b, lr=2e-3)
 
     @classmethod
-    def for_prior(cls, prior: Prior, pretrain: int = 100, **settings) -> "LMCSDS":
+    def for_prior(cls, prior: Prior, *, seed: int = 0, pretrain: Annotated[int, Range(0, 10**6)] = 100, **settings) -> "LMCSDS":
         """With a shallow network trained for ``pretrain`` steps on samples of the prior."""
-        rule = cls(Shallow(prior.shape).to(prior.null.device), **settings)
-        prompt, generator = Prompt(prior.null, prior.null), seeded(0)
+        check("pretrain", pretrain, Annotated[int, Range(0, 10**6)])
+        rule = cls(Shallow(prior.shape, seed=subseed(seed, "lmc weights")).to(prior.device), **settings)
+        prompt, generator = Prompt(prior.null, prior.null), stream(seed, "lmc pretraining")
         x = prior.sample(prompt, 16, generator, steps=10) if pretrain else None
         for _ in range(pretrain):
             t = torch.randint(len(prior.schedule), (16,), generator=generator).to(x.device)

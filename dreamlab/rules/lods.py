@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from dreamlab.cameras import Cameras
-from dreamlab.priors.base import Prior
-from dreamlab.priors.critic import EmbeddingCritic, default_critic, same_prior
+from dreamlab.checks import Positive
+from dreamlab.priors.base import Guidance, Prior
+from dreamlab.priors.critic import EmbeddingCritic, comparable, default_critic, learnable, rate
 from dreamlab.prompts import Prompt
 from dreamlab.rules.base import Residual
 from dreamlab.rules.vsd import CriticRule
@@ -25,19 +26,23 @@ class LODS(CriticRule):
     1000 (100 in 2D).
     """
 
-    guidance: float = 1000.0
+    guidance: Guidance = 1000.0
     weight: Callable = sigma2
+    reads_perp = False
 
     @classmethod
-    def for_prior(cls, prior: Prior, critic_rate: float = 1e-5, **settings) -> "LODS":
-        """With a learnt embedding; on priors over points, whose labels are integers, with the exact critic."""
-        learnt = prior.null.is_floating_point()
-        return cls(EmbeddingCritic(prior, critic_rate) if learnt else default_critic(prior), **settings)
+    def for_prior(cls, prior: Prior, *, seed: int = 0, critic_rate: Positive | None = None, **settings) -> "LODS":
+        """With a learnt embedding, by default at the card's or the published rate; where there is none the exact critic."""
+        lr = rate(prior, critic_rate, 1e-5)
+        return cls(EmbeddingCritic(prior, lr, seed) if learnable(prior.null) else default_critic(prior, lr, seed), **settings)
 
     @torch.no_grad()
     def __call__(self, prior: Prior, x: Sample, t: Steps, eps: Sample, prompt: Prompt,
                  camera: Cameras | None = None) -> Residual:
-        same_prior(self.critic, prior)
+        comparable(self.critic, prior)
+        if prompt.perp:
+            raise ValueError("LODS (arXiv 2312.04820) has no guided prediction that Perp-Neg could move: choose another rule "
+                             "or leave perp_neg out")
         x_t, s = prior.add_noise(x, eps, t), self.guidance
         eps_y, = prior.eps(x_t, t, prompt.positive)
         loss = self.fit(x, t, prompt.null, camera)

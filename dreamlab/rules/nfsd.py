@@ -6,9 +6,9 @@ import torch
 
 from dreamlab.cameras import Cameras
 from dreamlab.noise import per_sample
-from dreamlab.priors.base import Prior
+from dreamlab.priors.base import Guidance, Prior
 from dreamlab.prompts import Prompt
-from dreamlab.rules.base import Residual, Rule
+from dreamlab.rules.base import Cutoff, Residual, Rule
 from dreamlab.schedules import sigma2
 from dreamlab.types import Sample, Steps
 
@@ -23,9 +23,10 @@ class NFSD(Rule):
     its place delta_D is 0 for t >= cutoff. ``guidance``: diffusers' s, 7.5.
     """
 
-    guidance: float = 7.5
-    cutoff: int = 200
+    guidance: Guidance = 7.5
+    cutoff: Cutoff = 200
     weight: Callable = sigma2
+    reads_negative = True
 
     @torch.no_grad()
     def __call__(self, prior: Prior, x: Sample, t: Steps, eps: Sample, prompt: Prompt,

@@ -5,6 +5,7 @@ No text, no timestep: the predicted noise is all they see.
 import torch
 from torch import nn
 
+from dreamlab.rules.ulite import ULite
 from dreamlab.types import Sample
 
 
@@ -28,3 +29,8 @@ class NoisyOperator(nn.Module):
 
     def forward(self, x: Sample) -> Sample:
         return self.operator(x) + self.noise
+
+
+OPERATORS = {"ULite": ULite.for_shape,  # makers: (shape, generator) -> operator
+             "LinearOperator": lambda shape, generator=None: LinearOperator(shape),
+             "NoisyOperator": lambda shape, generator=None: NoisyOperator(ULite.for_shape(shape, generator), shape)}

@@ -1,6 +1,7 @@
 """Probability-flow distillation (PFD), arXiv 2605.09071. Reconstructed from its abstract: no code or full text was at hand."""
 from dataclasses import dataclass
 
+from dreamlab.checks import Count
 from dreamlab.noise import ddim_follow
 from dreamlab.priors.base import Prior
 from dreamlab.prompts import Prompt
@@ -17,12 +18,7 @@ class PFD(SDI):
     weights the authors use it does not, so these are SDI's, and ``steps`` is ours.
     """
 
-    steps: int = 4
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1 (which is SDI), got {self.steps}")
+    steps: Count = 4
 
     def target(self, prior: Prior, x_t: Sample, t: Steps, prompt: Prompt) -> Sample:
         """The clean end of ``steps`` guided DDIM steps, evenly spaced in t."""

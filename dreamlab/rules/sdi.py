@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from dreamlab.cameras import Cameras
+from dreamlab.checks import Count
 from dreamlab.noise import ddim_follow
-from dreamlab.priors.base import Prior
+from dreamlab.priors.base import Guidance, Prior
 from dreamlab.prompts import Prompt
 from dreamlab.rules.base import Residual, Rule
 from dreamlab.schedules import sigma2
@@ -25,9 +26,9 @@ class SDI(Rule):
     left out here, as the derivation has neither.
     """
 
-    guidance: float = 8.5
+    guidance: Guidance = 8.5
     inversion_guidance: float | None = None
-    stride: int = 100
+    stride: Count = 100
     weight: Callable = sigma2
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from dreamlab.cameras import Cameras
+from dreamlab.checks import NotNegative
 from dreamlab.priors.base import Prior, guide
 from dreamlab.prompts import Prompt
 from dreamlab.rules.base import Residual, Rule
@@ -20,9 +21,8 @@ class SDS(Rule):
     of eps_y: s = 101. Priors trained on the toybox want 4 to 5. ``weight`` is w(schedule, t); DreamFusion's is sigma_t².
     """
 
-    guidance: float = 101.0
+    guidance: NotNegative = 101.0
     weight: Callable = sigma2
-    least_guidance = 0.0
 
     @torch.no_grad()
     def __call__(self, prior: Prior, x: Sample, t: Steps, eps: Sample, prompt: Prompt,

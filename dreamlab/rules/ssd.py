@@ -11,7 +11,7 @@ from dreamlab.cameras import Cameras
 from dreamlab.noise import per_sample
 from dreamlab.priors.base import Prior
 from dreamlab.prompts import Prompt
-from dreamlab.rules.base import Residual, Rule
+from dreamlab.rules.base import Cutoff, Residual, Rule
 from dreamlab.schedules import sigma2
 from dreamlab.types import Sample, Steps
 
@@ -26,7 +26,7 @@ class SSD(Rule):
     does not project. ``switch`` is M: 100 there, unpublished in the abstract.
     """
 
-    switch: int = 100
+    switch: Cutoff = 100
     weight: Callable = sigma2
 
     @torch.no_grad()

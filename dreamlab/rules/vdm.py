@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamlab.cameras import Cameras
+from dreamlab.checks import Positive
 from dreamlab.learner import Learner, select, under
-from dreamlab.noise import per_sample
-from dreamlab.priors.base import Prior, guide
+from dreamlab.noise import per_sample, stream
+from dreamlab.priors.base import Guidance, Prior, guide
 from dreamlab.prompts import Prompt
-from dreamlab.rules.base import Residual, Rule
-from dreamlab.rules.operators import LinearOperator
-from dreamlab.rules.ulite import ULite
+from dreamlab.rules.base import Cutoff, Residual, Rule
+from dreamlab.rules.operators import OPERATORS
 from dreamlab.schedules import dca_lambda, noise_to_signal, one
 from dreamlab.types import Sample, Steps
 
@@ -37,9 +37,9 @@ class VDM(Rule):
     """
 
     operator: nn.Module
-    guidance: float = 7.5
-    lr: float = 0.01
-    cutoff: int = 300
+    guidance: Guidance = 7.5
+    lr: Positive = 0.01
+    cutoff: Cutoff = 300
     dca: bool = True
     weight: Callable = noise_to_signal
 
@@ -48,10 +48,15 @@ class VDM(Rule):
         self.learner = Learner(self.operator, self.lr)
 
     @classmethod
-    def for_prior(cls, prior: Prior, operator: nn.Module | None = None, **settings) -> "VDM":
-        """VDM with a U-Lite that suits the prior's samples; on points (D,), which have no sides to halve, a linear operator."""
-        default = ULite.for_shape if len(prior.shape) == 3 else LinearOperator
-        return cls(operator or default(prior.shape), **settings)
+    def for_prior(cls, prior: Prior, *, seed: int = 0, operator: Callable | None = None, **settings) -> "VDM":
+        """With the operator that ``operator(shape, generator)`` makes, or with one that is made already.
+
+        By default a U-Lite; on points (D,), which have no sides to halve, a linear one.
+        """
+        operator = operator or OPERATORS["ULite" if len(prior.shape) == 3 else "LinearOperator"]
+        if not isinstance(operator, nn.Module):
+            operator = operator(prior.shape, stream(seed, "operator"))
+        return cls(operator, **settings)
 
     @torch.no_grad()
     def __call__(self, prior: Prior, x: Sample, t: Steps, eps: Sample, prompt: Prompt,

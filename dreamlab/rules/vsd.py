@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from dreamlab.cameras import Cameras
-from dreamlab.priors.base import Prior, guide
-from dreamlab.priors.critic import Critic, default_critic, same_prior
-from dreamlab.prompts import Prompt
+from dreamlab.checks import Positive
+from dreamlab.priors.base import Guidance, Prior, guide
+from dreamlab.priors.critic import Critic, comparable, default_critic, rate
+from dreamlab.prompts import Cond, Prompt
 from dreamlab.rules.base import Residual, Rule
 from dreamlab.schedules import sigma2
 from dreamlab.types import Sample, Steps
@@ -21,11 +22,11 @@ class CriticRule(Rule):
     critic: Critic
 
     @classmethod
-    def for_prior(cls, prior: Prior, critic_rate: float = 1e-4, **settings) -> "CriticRule":
-        """With LoRA on the prior's UNet, or where there is none with the exact critic."""
-        return cls(default_critic(prior, critic_rate), **settings)
+    def for_prior(cls, prior: Prior, *, seed: int = 0, critic_rate: Positive | None = None, **settings) -> "CriticRule":
+        """With LoRA on the prior's UNet, by default at its card's or the published rate; without a UNet the exact critic."""
+        return cls(default_critic(prior, rate(prior, critic_rate, 1e-4), seed), **settings)
 
-    def fit(self, x: Sample, t: Steps, cond: Tensor, camera: Cameras | None) -> Tensor:
+    def fit(self, x: Sample, t: Steps, cond: Cond, camera: Cameras | None) -> Tensor:
         """One step of the critic under ``cond``, at its own t ~ U[0, T) and noise (arXiv 2305.16213), not the residual's t."""
         t, eps = self.critic.draw(x)
         return self.critic.fit(x, t, eps, cond, camera)
@@ -46,13 +47,13 @@ class VSD(CriticRule):
     ``guidance`` is diffusers' s, the paper's 7.5; the critic has none. ``weight``: sigma_t² (threestudio).
     """
 
-    guidance: float = 7.5
+    guidance: Guidance = 7.5
     weight: Callable = sigma2
 
     @torch.no_grad()
     def __call__(self, prior: Prior, x: Sample, t: Steps, eps: Sample, prompt: Prompt,
                  camera: Cameras | None = None) -> Residual:
-        same_prior(self.critic, prior)
+        comparable(self.critic, prior)
         x_t = prior.add_noise(x, eps, t)
         eps_y, eps_null = prior.predict(x_t, t, prompt)
         loss = self.fit(x, t, prompt.positive, camera)
