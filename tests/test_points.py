@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from skimage.measure import marching_cubes
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
+from dreamlab.mesh import Mesh, sample
 from dreamlab.noise import seeded
 from dreamlab.priors.diffusion import BUNDLED as BUNDLED_2D
 from dreamlab.priors.points import BUNDLED, EXTENT, PointsPrior, load_points
-from dreamlab.priors.shap_e import RADIUS, ShapE, linear_to_srgb, surface_points, to_world
+from dreamlab.priors.shap_e import RADIUS, ShapE, linear_to_srgb, to_world
 from dreamlab.toybox.captions import caption
 from dreamlab.toybox.objects import COLOURS, HELD_OUT, KINDS, Toy, colour_rgb
 
@@ -260,7 +261,7 @@ def test_points_lie_evenly_on_triangles():
     g = seeded(3)
     vertices = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 1, 0], [5, 0, 1], [5, 3, 1], [5, 0, 2]]).double()
     faces, n = torch.tensor([[0, 1, 2], [3, 4, 5]]), 40_000
-    p, _ = surface_points(vertices, faces, vertices, n, g)
+    p, _ = sample(Mesh(vertices, faces, vertices), n, g)
     second = p[:, 0] > 3
     assert p.shape == (n, 3)
     assert abs(second.double().mean() - 0.75) < 5 * (0.75 * 0.25 / n) ** 0.5
@@ -278,7 +279,7 @@ def test_colours_are_linear_on_the_triangles():
     g = seeded(4)
     vertices, faces = torch.rand(30, 3, generator=g), torch.randint(30, (50, 3), generator=g)
     matrix = torch.rand(3, 3, generator=g) / 3
-    p, colours = surface_points(vertices, faces, vertices @ matrix, 2000, g)
+    p, colours = sample(Mesh(vertices, faces, vertices @ matrix), 2000, g)
     assert torch.allclose(colours, p @ matrix, atol=1e-6)
 
 
@@ -286,7 +287,7 @@ def test_a_surface_without_area_is_an_error():
     vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]])
     for faces in (torch.tensor([[0, 1, 2]]), torch.zeros(0, 3, dtype=torch.long)):
         with pytest.raises(ValueError, match="no surface"):
-            surface_points(vertices, faces, vertices, 10, seeded(0))
+            sample(Mesh(vertices, faces, vertices), 10, seeded(0))
 
 
 def test_the_turn_brings_shap_e_front_before_our_front_camera():

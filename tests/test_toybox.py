@@ -167,8 +167,9 @@ def test_surface_and_mesh_lie_on_the_object():
     p, rgb = surface(Toy("car"), "green", 500, torch.Generator().manual_seed(0))
     assert p.shape == rgb.shape == (500, 3) and 0 <= rgb.min() and rgb.max() <= 1
     pytest.importorskip("skimage")
-    v, f, c = mesh(Toy("car"), "green", 48)
-    assert Toy("car").sdf(v).abs().max() < 0.02 and len(c) == len(v)
+    solid = mesh(Toy("car"), "green", 48)
+    assert Toy("car").sdf(solid.vertices).abs().max() < 0.02
+    f = solid.faces
     edges = torch.cat([f[:, [0, 1]], f[:, [1, 2]], f[:, [2, 0]]]).sort(1).values
     _, counts = edges.unique(dim=0, return_counts=True)
     assert (counts == 2).float().mean() > 0.999

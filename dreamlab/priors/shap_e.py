@@ -9,10 +9,11 @@ import warnings
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dreamlab.mesh import Mesh, sample
 from dreamlab.priors.diffusion import check_length, quiet
 
 REPO = "openai/shap-e"
@@ -52,24 +53,6 @@ def to_world(vertices: Float[Tensor, "v 3"]) -> Float[Tensor, "v 3"]:
 def linear_to_srgb(colours: Float[Tensor, "v 3"]) -> Float[Tensor, "v 3"]:
     """Linear light -> sRGB (IEC 61966-2-1), in [0, 1]. Shap-E's meshes carry linear colours; pictures here are sRGB."""
     return torch.where(colours <= 0.0031308, 12.92 * colours, 1.055 * colours.clamp_min(0.0031308) ** (1 / 2.4) - 0.055)
-
-
-def surface_points(vertices: Float[Tensor, "v 3"], faces: Int[Tensor, "f 3"], colours: Float[Tensor, "v c"], n: int,
-                   generator: torch.Generator) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n c"]]:
-    """n points evenly over the surface, with colours interpolated from the corners of their triangles.
-
-    A triangle is drawn by its area; in it p = (1 - sqrt(u)) a + sqrt(u) (1 - v) b + sqrt(u) v c with u, v uniform in [0, 1].
-    ValueError for a mesh without area.
-    """
-    a, b, c = vertices[faces].unbind(1)
-    area = torch.linalg.cross(b - a, c - a).norm(dim=-1) / 2
-    if not area.sum() > 0:
-        raise ValueError(f"a mesh of {len(faces)} triangles and area {area.sum():g} has no surface to draw points from")
-    face = torch.multinomial(area, n, replacement=True, generator=generator)
-    u, v = torch.rand(2, n, 1, generator=generator)
-    weights = torch.stack([1 - u.sqrt(), u.sqrt() * (1 - v), u.sqrt() * v], 1)  # (n, 3, 1)
-    corners = faces[face]
-    return (weights * vertices[corners]).sum(1), (weights * colours[corners]).sum(1)
 
 
 def weights_file(folder: Path, part: str, stem: str) -> Path | None:
@@ -162,6 +145,7 @@ class ShapE:
         check_length(self.pipe.tokenizer, prompt)
         latent = self.pipe(prompt, num_inference_steps=self.steps, guidance_scale=self.guidance, generator=generator,
                            output_type="latent").images.float()
-        mesh = self.pipe.shap_e_renderer.decode_to_mesh(latent, latent.device, grid_size=self.grid)
-        colours = torch.stack([mesh.vertex_channels[k] for k in "RGB"], -1).float().cpu()
-        return surface_points(to_world(mesh.verts.float().cpu()), mesh.faces.cpu(), linear_to_srgb(colours), n, generator)
+        made = self.pipe.shap_e_renderer.decode_to_mesh(latent, latent.device, grid_size=self.grid)
+        colours = torch.stack([made.vertex_channels[k] for k in "RGB"], -1).float().cpu()
+        mesh = Mesh(to_world(made.verts.float().cpu()), made.faces.cpu(), linear_to_srgb(colours))
+        return sample(mesh, n, generator)

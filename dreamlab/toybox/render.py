@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamlab.cameras import Cameras
+from dreamlab.mesh import Mesh, marching_cubes
 from dreamlab.toybox.objects import Toy, colour_rgb
 from dreamlab.types import Render
 
@@ -101,15 +102,12 @@ def surface(toy: Toy, colour: str, n: int, generator: torch.Generator) -> tuple[
     return p, ((fixed + main[:, None] * torch.tensor(colour_rgb(colour))) * light).clamp(0, 1)
 
 
-def mesh(toy: Toy, colour: str, resolution: int = 96) -> tuple[Tensor, Tensor, Tensor]:
-    """Vertices (V, 3), faces (F, 3) and vertex colours (V, 3) by marching cubes (needs scikit-image)."""
-    from skimage.measure import marching_cubes
-
+def mesh(toy: Toy, colour: str, resolution: int = 96) -> Mesh:
+    """The surface by marching cubes of ``resolution`` values per axis (needs scikit-image), unlit."""
     bound = 0.95 * toy.scale
     axis = torch.linspace(-bound, bound, resolution)
     grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).view(-1, 3)
     values = torch.cat([toy.sdf(chunk) for chunk in grid.split(1 << 17)]).view(resolution, resolution, resolution)
-    vertices, faces, _, _ = marching_cubes(values.numpy(), 0.0)
-    v = torch.from_numpy(vertices.copy()).float() * (2 * bound / (resolution - 1)) - bound
-    fixed, main = toy.paint(v)
-    return v, torch.from_numpy(faces.copy()).long(), fixed + main[:, None] * torch.tensor(colour_rgb(colour))
+    vertices, faces = marching_cubes(values, bound)
+    fixed, main = toy.paint(vertices)
+    return Mesh(vertices, faces, fixed + main[:, None] * torch.tensor(colour_rgb(colour)))
