@@ -18,7 +18,7 @@ from PIL import Image
 
 from dreamlab.course import DATA
 from dreamlab.demo import save_image, write_text
-from dreamlab.metrics.picture import measure, references
+from dreamlab.metrics.appearance import measure, references
 from dreamlab.pipelines.picture import Settings, stage
 from dreamlab.priors.base import Prior
 from dreamlab.priors.diffusion import DiffusionPrior

@@ -21,7 +21,7 @@ from dreamlab.course import DATA
 from dreamlab.course.rulebook import comparison
 from dreamlab.demo import save_image
 from dreamlab.demo import write as write_json
-from dreamlab.metrics.picture import measure, references
+from dreamlab.metrics.appearance import measure, references
 from dreamlab.noise import seeded
 from dreamlab.pipelines.picture import Settings, stage
 from dreamlab.priors.diffusion import DiffusionPrior

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from dreamlab.metrics.picture import fidelity
+from dreamlab.metrics.appearance import fidelity
 from dreamlab.noise import randn, seeded
 from dreamlab.pipelines.picture import Settings, build, stage
 from dreamlab.priors.diffusion import DiffusionPrior

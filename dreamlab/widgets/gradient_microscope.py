@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dreamlab import rules
-from dreamlab.metrics.picture import references
+from dreamlab.metrics.appearance import references
 from dreamlab.noise import per_sample, randn, seeded
 from dreamlab.priors.base import Prior, guide
 from dreamlab.prompts import Prompt
