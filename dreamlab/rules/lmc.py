@@ -17,6 +17,8 @@ from dreamlab.rules.base import Residual, Rule
 from dreamlab.schedules import sigma2
 from dreamlab.types import Sample, Steps
 
+Pretrain = Annotated[int, Range(0, 10**6)]
+
 
 class Shallow(nn.Module):
     """b(x_t, t): two hidden layers, convolutions for pictures and linear for points, that also see sigma_t."""
@@ -54,9 +56,9 @@ class LMCSDS(Rule):
         self.learner = Learner(self.b, lr=2e-3)
 
     @classmethod
-    def for_prior(cls, prior: Prior, *, seed: int = 0, pretrain: Annotated[int, Range(0, 10**6)] = 100, **settings) -> "LMCSDS":
+    def for_prior(cls, prior: Prior, *, seed: int = 0, pretrain: Pretrain = 100, **settings) -> "LMCSDS":
         """With a shallow network trained for ``pretrain`` steps on samples of the prior."""
-        check("pretrain", pretrain, Annotated[int, Range(0, 10**6)])
+        check("pretrain", pretrain, Pretrain)
         rule = cls(Shallow(prior.shape, seed=subseed(seed, "lmc weights")).to(prior.device), **settings)
         prompt, generator = Prompt(prior.null, prior.null), stream(seed, "lmc pretraining")
         x = prior.sample(prompt, 16, generator, steps=10) if pretrain else None

@@ -3,10 +3,15 @@ from pathlib import Path
 
 import torch
 
+from dreamlab.cameras import Orbit
 from dreamlab.noise import seeded
+from dreamlab.priors.base import Card
 from dreamlab.toybox.captions import TOKENS, save_tokenizer
 from dreamlab.toybox.dataset import Views
 from dreamlab.toybox.training.fit import amp, device, fit
+
+# The bundled prior's: guidance by benchmarks/prior_quality.py, the critic's rate by notebook 05.
+CARD = Card("toybox", pixels=64, guidance=4.5, critic_rate=0.01, views=Orbit())
 
 
 def train_vae(out: Path, views: Views, steps: int = 3600, batch: int = 16, seed: int = 0) -> Path:
@@ -89,4 +94,5 @@ def save_pipeline(out: Path, unet, text, tokenizer, vae, scheduler) -> Path:
     pipe = StableDiffusionPipeline(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
                                    safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     pipe.to(device="cpu", dtype=torch.float16).save_pretrained(out / "pipeline")
+    CARD.write(out / "pipeline")
     return out / "pipeline"
