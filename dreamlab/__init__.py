@@ -17,7 +17,7 @@ _HOME = {
     "CSD": "rules.csd", "NFSD": "rules.nfsd", "ISM": "rules.ism", "ASD": "rules.asd", "LODS": "rules.lods",
     "LMCSDS": "rules.lmc", "SSD": "rules.ssd", "Consistent3D": "rules.consistent3d", "SDI": "rules.sdi", "PFD": "rules.pfd",
     "Picture": "scenes.picture", "Gaussians": "scenes.gaussians", "NeRF": "scenes.nerf",
-    "Stage": "stage", "run": "stage",
+    "Stage": "stage", "run": "stage", "Part": "pipeline", "Method": "pipeline", "METHODS": "methods",
 }
 __all__ = ["__version__", *_HOME]
 

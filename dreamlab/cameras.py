@@ -1,12 +1,18 @@
 """Cameras that look at the origin from an orbit, in the conventions of :mod:`dreamlab.types`."""
 from dataclasses import dataclass, fields, replace
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from dreamlab.checks import NotNegative, Positive, Range, check_fields
+
 VIEW_NAMES = ("front", "side", "back")
+Elevation = Annotated[float, Range(-90, 90, "both")]
+Azimuth = Annotated[float, Range(-720, 720)]
+Fov = Annotated[float, Range(0, 180, "both")]
 
 
 @dataclass(frozen=True)
@@ -120,12 +126,18 @@ class Orbit:
     defaults are the toybox's own camera ranges, so the prior has seen such views.
     """
 
-    elevation_deg: tuple[float, float] = (-5.0, 35.0)
-    radius: tuple[float, float] = (2.3, 2.5)
-    fov_deg: float | tuple[float, float] = 40.0
-    azimuth_deg: tuple[float, float] = (0.0, 360.0)
-    aim: float = 0.0
-    roll_deg: float = 0.0
+    elevation_deg: tuple[Elevation, Elevation] = (-5.0, 35.0)
+    radius: tuple[Positive, Positive] = (2.3, 2.5)
+    fov_deg: Fov | tuple[Fov, Fov] = 40.0
+    azimuth_deg: tuple[Azimuth, Azimuth] = (0.0, 360.0)
+    aim: NotNegative = 0.0
+    roll_deg: NotNegative = 0.0
+
+    def __post_init__(self):
+        check_fields(self)
+        for name in ("elevation_deg", "radius", "fov_deg", "azimuth_deg"):
+            if isinstance(pair := getattr(self, name), tuple) and pair[0] > pair[1]:
+                raise ValueError(f"{type(self).__name__}.{name} is a range from low to high, got {pair}: swap them")
 
     def at(self, step: int, steps: int) -> "Orbit":
         """The ranges at this step of a run."""
@@ -155,17 +167,17 @@ class LucidOrbit(Orbit):
     at (-80, 80) with wider = 1.5). Left out: the camera centre's own jitter, 0.3 degrees at this radius.
     """
 
-    elevation_deg: tuple[float, float] = (-15.0, 45.0)
-    radius: tuple[float, float] = (5.2, 5.5)
-    fov_deg: float | tuple[float, float] = (18.3, 34.4)  # 0.32 and 0.60 radians
-    aim: float = 0.05
-    roll_deg: float = 0.6  # the up vector moves by 0.01
-    every: float = 0.1  # of the steps
-    nearer: float = 0.95
-    nearest: tuple[float, float] = (3.5, 5.0)
-    narrower: float = 0.75
-    narrowest: float = 9.2  # 0.16 radians
-    wider: float = 1.0
+    elevation_deg: tuple[Elevation, Elevation] = (-15.0, 45.0)
+    radius: tuple[Positive, Positive] = (5.2, 5.5)
+    fov_deg: tuple[Fov, Fov] = (18.3, 34.4)  # 0.32 and 0.60 radians
+    aim: NotNegative = 0.05
+    roll_deg: NotNegative = 0.6  # the up vector moves by 0.01
+    every: Annotated[float, Range(0, 1, "low")] = 0.1  # of the steps
+    nearer: Annotated[float, Range(0, 1, "low")] = 0.95
+    nearest: tuple[Positive, Positive] = (3.5, 5.0)
+    narrower: Annotated[float, Range(0, 1, "low")] = 0.75
+    narrowest: Fov = 9.2  # 0.16 radians
+    wider: Annotated[float, Range(1, 10)] = 1.0
 
     def at(self, step: int, steps: int) -> Orbit:
         k = int(step / max(steps, 1) / self.every + 1e-9)
@@ -174,3 +186,6 @@ class LucidOrbit(Orbit):
         half = min(half * self.wider**k, 180.0)
         return Orbit(self.elevation_deg, (max(r0 * self.nearer**k, n0), max(r1 * self.nearer**k, n1)),
                      (max(f0 * self.narrower**k, self.narrowest), f1), (middle - half, middle + half), self.aim, self.roll_deg)
+
+
+ORBITS = {"Orbit": Orbit(), "LucidOrbit": LucidOrbit()}

@@ -1,28 +1,33 @@
-"""The command line: ``dreamlab dream``, ``dreamlab sweep``, ``dreamlab toybox train``. Each verb is one call of the library."""
+"""The command line: ``dreamlab dream``, ``methods``, ``sweep``, ``toybox train``. Each verb is one call of the library."""
 import argparse
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="dreamlab", description="Text to 3D by score distillation.")
     verbs = top.add_subparsers(dest="verb", required=True)
-    dream = verbs.add_parser("dream", help="turn a prompt into 3D Gaussians, or into pictures")
+    dream = verbs.add_parser("dream", help="turn a prompt into 3D, or into pictures")
     dream.add_argument("prompt", help='such as "a red mug"')
-    dream.add_argument("--scene", choices=["gaussians", "picture"], default="gaussians",
-                       help="3D Gaussians (default), or pictures without any 3D")
+    dream.add_argument("--method", help="how; `dreamlab methods` lists them (default: dreammapping)")
+    dream.add_argument("--tier", help="toy or paper: the method's numbers for the toybox on a laptop, or the published ones "
+                                      "(default: toy under a prior of the toybox, else paper, which needs a CUDA GPU)")
+    dream.add_argument("--until", metavar="PART", help="the last part to run (default: all)")
+    dream.add_argument("--set", metavar="[PART.]FIELD=VALUE", action="append", default=[], dest="changes",
+                       help="any setting, such as rule.guidance=4 or start.points=1000; `dreamlab methods NAME` shows them all")
     dream.add_argument("--out", type=Path, default=Path("runs"), help="where the run's folder is made (default: runs)")
     dream.add_argument("--seed", type=int, default=0)
-    dream.add_argument("--steps", type=int, help="distillation steps (default: the settings')")
-    dream.add_argument("--rule", help="a distillation rule, such as VSD (default: VDM; a wrong name lists them all)")
-    dream.add_argument("--guidance", type=float, metavar="S", help="null + S (prompt - null), so 1 means none")
-    dream.add_argument("--prior", help="toybox (default), sd-2.1-base, a folder of diffusers, or a hub id. "
-                                       "gaussians: any but toybox is DreamMapping's full run, and needs a CUDA GPU")
-    dream.add_argument("--points-prior", help="gaussians: shap-e (default with another prior), toybox, or a folder of either")
-    dream.add_argument("--ball", action="store_true",
-                       help="gaussians: start from a grey ball, without the points prior: shows Janus")
-    dream.add_argument("--pixels", action="store_true",
-                       help="picture: optimise pixels through the prior's encoder, not its latents")
+    short = dream.add_argument_group("short for", "the usual settings of a method with one part")
+    short.add_argument("--scene", metavar="START", help="--set start=START, such as ball or blob; picture: --method text2image")
+    short.add_argument("--rule", help="--set rule=RULE, such as VSD")
+    short.add_argument("--guidance", metavar="S", help="--set rule.guidance=S: null + S (prompt - null), so 1 means none")
+    short.add_argument("--steps", help="--set steps=STEPS")
+    short.add_argument("--prior", help="--set prior=PRIOR for all parts: toybox, sd-2.1-base, a folder of diffusers, or a hub id")
+    methods = verbs.add_parser("methods", help="list the methods, or all settings of one")
+    methods.add_argument("name", nargs="?")
     sweep = verbs.add_parser("sweep", help="run prompts x methods x seeds from a table; run again to go on")
     sweep.add_argument("table", type=Path, help="TOML; see dreamlab/sweep.py")
     sweep.add_argument("--out", type=Path, required=True, help="CSV with one row a run")
@@ -36,62 +41,111 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def dream(args: argparse.Namespace, **steps: int) -> None:
-    """The scene that was asked for, with toy settings if the prior is bundled, and the paper's otherwise.
+def dream(args: argparse.Namespace) -> None:
+    """Run the method that was asked for, at the size that suits its prior. ValueError for a setting that does not belong."""
+    from dreamlab.methods import method
+    from dreamlab.priors.diffusion import card_of
+    from dreamlab.runs import dream
+    from dreamlab.settings import assignment
 
-    ValueError for an option of the other scene, and for guidance of a rule without any.
-    """
-    if (args.ball or args.points_prior) and args.scene == "picture":
-        raise ValueError("--ball and --points-prior: only with --scene gaussians; pictures start from noise")
-    if args.pixels and args.scene == "gaussians":
-        raise ValueError("--pixels: only with --scene picture; Gaussians are always seen through the prior's encoder")
-    names = ("rule", "guidance", "prior", "points_prior")
-    given = {name: value for name in names if (value := getattr(args, name)) is not None} | steps
+    pictures = args.scene == "picture"
+    if pictures and args.method:
+        raise ValueError(f"--scene picture is short for --method text2image, got --method {args.method} too: leave one out")
+    chosen = method(args.method or ("text2image" if pictures else "dreammapping"))
+    tier = args.tier or ("toy" if args.prior is None or card_of(args.prior).world else "paper")
+    short = {"start": None if pictures else args.scene, "rule": args.rule, "rule.guidance": args.guidance, "steps": args.steps}
+    given = [f"{path}={value}" for path, value in short.items() if value is not None]
+    if args.prior is not None:
+        given += [f"{part}.prior={args.prior!r}" for part in chosen.parts(tier)]
+    changes = dict(map(assignment, [*given, *args.changes]))
+    dream(chosen.ask(args.prompt, tier, args.seed, changes), args.out, args.until)
 
-    from dreamlab import demo, rules
 
-    if args.scene == "picture":
-        settings, go = demo.picture.Settings(args.prompt, seed=args.seed, latent=not args.pixels, **given), demo.dream_picture
-    else:
-        settings, go = demo.Settings(args.prompt, seed=args.seed, ball=args.ball, **given), demo.dream
-        if "prior" not in given or settings.prior in demo.BUNDLED:
-            settings = settings.toy(**given)
-    guided = [name for name in rules.RULES if hasattr(getattr(rules, name), "guidance")]
-    if "guidance" in given and settings.rule not in guided:
-        raise ValueError(f"--guidance: {settings.rule} has none to choose; there is one in {', '.join(guided)}")
-    go(settings, args.out)
+def methods(name: str | None) -> None:
+    """A line for each method, or for each setting of one, at both sizes."""
+    from dreamlab.methods import METHODS, method
+    from dreamlab.settings import describe, flat
+
+    if name is None:
+        for chosen in METHODS.values():
+            print(f"{chosen.name:20s}{' > '.join(chosen.toy):22s}{chosen.about}")
+        return
+    chosen = method(name)
+    print(f"{chosen.about}\n{'--set':40s}{'toy':36s}paper")
+    for part in chosen.toy:
+        toy, paper = (flat(describe(parts[part])) for parts in (chosen.toy, chosen.paper))
+        for path in dict.fromkeys([*toy, *paper]):
+            values = [str(x.get(path, "")).replace("None", "none")[:60] for x in (toy, paper)]
+            print(f"{f'{part}.' * (len(chosen.toy) > 1) + path.removesuffix('.is'):40s}{values[0]:36s}{values[1]}")
+
+
+@contextmanager
+def unbreakable() -> Iterator[None]:
+    """Inside, a closed or broken output loses what is printed to it, and stops nothing."""
+    class Quiet:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def write(self, text: str) -> int:
+            try:
+                self.stream.write(text)
+                self.stream.flush()
+            except (OSError, ValueError):
+                self.stream = open(os.devnull, "w")
+            return len(text)
+
+        def __getattr__(self, name):
+            return getattr(self.stream, name)
+
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (Quiet(stream or open(os.devnull, "w")) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        for stream in filter(None, before):
+            try:
+                stream.flush()
+            except (OSError, ValueError):  # nothing is left for Python's own flush at the end to fail on
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command. Exits with 2 after bad input or missing weights, 1 where a file could not be written, a checkpoint not be
-    read or a GPU has no room left, and 130 after Ctrl-C, each with one line that says so; what was reached is kept."""
+    read, no memory is left or a run of a sweep failed, and 130 after Ctrl-C, each with one line that says so; what was reached
+    is kept."""
     args = parser().parse_args(arguments)
-    steps = {} if getattr(args, "steps", None) is None else {"steps": args.steps}
+    with unbreakable():
+        return carry_out(args)
+
+
+def carry_out(args: argparse.Namespace) -> int:
     try:
         if args.verb == "toybox":
-            from dreamlab.toybox import train
+            from dreamlab.toybox.training import main as train
 
-            train.main(args.name, args.out, **steps)
+            train(args.name, args.out, **{} if args.steps is None else {"steps": args.steps})
         elif args.verb == "sweep":
             from dreamlab.sweep import sweep
 
-            sweep(args.table, args.out, args.scheduler)
+            return 1 if any("error" in row for row in sweep(args.table, args.out, args.scheduler)) else 0
+        elif args.verb == "methods":
+            methods(args.name)
         else:
-            dream(args, **steps)
+            dream(args)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:
         print(f"dreamlab: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"dreamlab: {error}", file=sys.stderr)
         return 1
-    except RuntimeError as error:
-        from torch.cuda import OutOfMemoryError
+    except (RuntimeError, MemoryError) as error:
+        from dreamlab.memory import refused
 
-        if not isinstance(error, OutOfMemoryError):
+        if not refused(error):
             raise
-        print(f"dreamlab: {str(error).splitlines()[0]} Whatever steps were made are saved; free memory on the GPU and give the "
-              "same command again, or take fewer points, pictures, views or pixels (Settings in Python, or a sweep's table)",
-              file=sys.stderr)
+        print(f"dreamlab: {refused(error)} Whatever steps were made are saved; free memory and give the same command again, or "
+              "take fewer points, pictures, views or pixels (--set)", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ndreamlab: stopped; what was reached is saved, and the same command goes on from it", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Files for other programs and for the eye: 3DGS ``.ply``, turntable, viewer, contact sheet. Written aside, then renamed."""
+"""Pictures of scenes for the eye: turntable, viewer, contact sheet. Written aside, then renamed."""
 import base64
 import io
 from collections.abc import Sequence
@@ -15,47 +15,7 @@ from tqdm.auto import tqdm
 
 from dreamlab.cameras import orbit
 from dreamlab.files import writing
-from dreamlab.scenes.gaussians import Gaussians
 from dreamlab.types import Images
-
-SH0 = 0.28209479177387814  # 1 / (2 sqrt(pi)), the constant spherical harmonic: rgb = 0.5 + SH0 * f_dc
-COLUMNS = ("x y z nx ny nz f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3").split()
-
-
-def save_ply(scene: Gaussians, path: Path | str) -> None:
-    """The layout of the 3DGS authors (INRIA), which viewers read: little-endian float32 rows of ``COLUMNS``.
-
-    Normals are 0; ``f_dc = (rgb - 0.5) / SH0``; ``opacity`` is a logit, ``scale`` a log, ``rot`` wxyz of any norm.
-    """
-    raw = {name: value.detach().float().cpu() for name, value in scene.parameters().items()}
-    f_dc = (scene.colors.detach().float().cpu() - 0.5) / SH0
-    normals = torch.zeros_like(raw["means"])
-    rows = torch.cat([raw["means"], normals, f_dc, raw["opacities"][:, None], raw["scales"], raw["quats"]], 1)
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}",
-              *(f"property float {name}" for name in COLUMNS), "end_header", ""]
-    with writing(path) as part:
-        part.write_bytes("\n".join(header).encode() + rows.numpy().astype("<f4").tobytes())
-
-
-def load_ply(path: Path | str) -> Gaussians:
-    """Gaussians of a 3DGS ``.ply`` of float columns in any order. Colour that depends on the direction (``f_rest_*``)
-    is left out, and colour outside [0, 1] is clamped. ValueError where the file is no such ``.ply``."""
-    head, end, body = Path(path).read_bytes().partition(b"end_header\n")
-    lines = [line.split() for line in head.decode("ascii", "replace").splitlines()]
-    names = [line[2] for line in lines if line[:2] == ["property", "float"]]
-    counts = [int(line[2]) for line in lines if line[:1] == ["element"]]
-    if not end or ["format", "binary_little_endian", "1.0"] not in lines or len(counts) != 1:
-        raise ValueError(f"{path} must be a binary little-endian .ply with one element, the vertices")
-    if missing := [name for name in COLUMNS if name not in names and name[0] != "n"]:
-        raise ValueError(f"{path} lacks the float columns {missing} of a 3DGS .ply")
-    if len(names) != sum(line[:1] == ["property"] for line in lines) or len(body) != 4 * len(names) * counts[0]:
-        raise ValueError(f"{path} must hold {counts[0]} rows of float32 alone; it is cut short or has other types")
-    rows = torch.from_numpy(np.frombuffer(body, "<f4").astype(np.float32)).reshape(counts[0], -1)
-    pick = lambda *prefixes: rows[:, [names.index(c) for c in COLUMNS if c.startswith(prefixes)]]  # noqa: E731
-    rgb = (0.5 + SH0 * pick("f_dc_")).clamp(1e-6, 1 - 1e-6)
-    return Gaussians.from_raw(dict(means=pick("x", "y", "z"), quats=pick("rot_"), scales=pick("scale_"),
-                                   opacities=pick("opacity")[:, 0], colors=rgb.logit()))
-
 
 def to_uint8(images: Float[Tensor, "*b h w 3"]) -> np.ndarray:
     """[0, 1] -> 0 ... 255, rounded; values outside are clamped."""

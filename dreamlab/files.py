@@ -1,4 +1,5 @@
 """Files that are whole or not there: written beside their place, then renamed into it."""
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,10 @@ def writing(path: Path | str) -> Iterator[Path]:
     path, part = Path(path), Path(f"{path}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        part.open("wb").close()
+        mode = part.stat().st_mode  # that of any new file; safetensors gives its own another
         yield part
+        os.chmod(part, mode)
         os.replace(part, path)
     except BaseException as error:
         try:
@@ -39,3 +43,36 @@ def load_weights(path: Path | str, mend: str) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         why = "it is damaged" if Path(path).exists() else "there is no such file"
         raise FileNotFoundError(f"no weights in {path}, {why}: {mend}") from error
+
+
+def sweep_strays(folder: Path | str) -> None:
+    """Remove the halves that a killed run has left in a folder."""
+    for part in Path(folder).glob("*.part"):
+        if part.is_file():
+            part.unlink()
+
+
+def try_writing(folder: Path | str) -> None:
+    """OSError, before any work, where a folder cannot be made or written to; it is not left behind if it is new."""
+    folder, new = Path(folder), None
+    for parent in (folder, *folder.parents):
+        if parent.exists():
+            break
+        new = parent
+    with writing(folder / ".dreamlab"):
+        pass
+    (folder / ".dreamlab").unlink()
+    while new and folder != new.parent:
+        folder.rmdir()
+        folder = folder.parent
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Written aside and renamed."""
+    with writing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, values) -> None:
+    """Written aside and renamed."""
+    write_text(path, json.dumps(values, indent=2) + "\n")

@@ -1,9 +1,31 @@
 """What learns beside a scene: a module and the AdamW that fits it, with a state that a checkpoint can hold."""
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
+from dreamlab.checks import Positive, Range, check_fields
+
 # Of the loss while it is differentiated: in fp16 the gradients of a mean would vanish. A power of two, so exact elsewhere
 SCALE = 2.0**12
+
+
+Beta = Annotated[float, Range(0, 1, "high")]
+
+
+@dataclass(frozen=True)
+class Adam:
+    """torch's Adam for a scene's leaves; the rates are the stage's, step by step."""
+
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    eps: Positive = 1e-15
+
+    def __post_init__(self):
+        check_fields(self)
+
+    def __call__(self, groups: list[dict]) -> torch.optim.Adam:
+        return torch.optim.Adam(groups, lr=0.0, betas=self.betas, eps=self.eps)
 
 
 class Learner:

@@ -4,25 +4,25 @@ One step is rehearsed with a single view, the bytes of all its tensors are count
 put back. A run of B views needs about B times the most that lived at once, besides what the process holds already.
 """
 import ctypes
-import math
 import os
 import sys
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from dreamlab.scenes.gaussians import Gaussians
-from dreamlab.scenes.nerf import NeRF
-from dreamlab.scenes.picture import Picture
 from dreamlab.stage import Stage, advance, make_optimiser, restore, snapshot
 
 # Memory a CPU's process holds for a byte in use: blocks that were freed and not given back. Between 1.0 (Gaussians) and 1.8 (a
 # radiance field) with glibc, over one view's count times the views; this is a middle, chosen on the cases of the tests.
 SLACK = 1.4
+SMALL = (32, 64)  # pixels: of pictures that are rehearsed before large ones
+CGROUP = Path("/sys/fs/cgroup")
 
 
 class Live(TorchDispatchMode):
@@ -61,50 +61,91 @@ def held() -> int:
     return 500_000_000
 
 
-def estimate(stage: Stage, gaussians: int | None = None) -> int:
-    """Bytes at the peak of a run of ``stage``: of this process on a CPU, on a GPU of what torch holds there.
+def free(device: torch.device) -> int:
+    """Bytes that could still be had there; where no system says, as many as one can count."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    found = []
+    if sys.platform == "linux":
+        with open("/proc/meminfo") as file:
+            found = [int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable")]
+        for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+            try:  # of a container, where it has one
+                found.append(max(int((CGROUP / limit).read_text()) - int((CGROUP / used).read_text()), 0))
+            except (OSError, ValueError):
+                pass
+    return min(found, default=sys.maxsize)
 
-    = what is held now + two copies of the state (one to go back to, one to save) + B times what one view's step adds. The
-    stage is left as it was, and no random number of the run is used up. ``gaussians``: for a scene of so many, which are
-    those of ``stage`` again and again, together as large as before.
-    """
-    if gaussians:
-        smaller = math.log(gaussians / len(stage.scene)) / 3
-        again = {name: leaf[torch.arange(gaussians, device=leaf.device) % len(leaf)]
-                 for name, leaf in stage.scene.parameters().items()}
-        again["scales"] = again["scales"] - smaller
-        stage = replace(stage, scene=Gaussians.from_raw(again), growth=None)
+
+def added(stage: Stage) -> int:
+    """Bytes that one step of a stage adds at its peak, on a CPU or a GPU, without using up a random number; the stage is left
+    as it was."""
     device = next(iter(stage.scene.parameters().values())).device
-    several = isinstance(stage.scene, Picture)  # pictures that learn together cannot be rehearsed alone
-    one = stage if several else replace(stage, views=1, growth=None)
-    optimiser = make_optimiser(one)
-    before, now = snapshot(one, optimiser), held()
+    optimiser = make_optimiser(stage)
+    before = snapshot(stage, optimiser)
     try:
         if device.type == "cuda":
             now = torch.cuda.memory_allocated(device)
             torch.cuda.reset_peak_memory_stats(device)
-            advance(one, optimiser, 0)
-            added = torch.cuda.max_memory_allocated(device) - now
-        else:
-            with Live() as live:
-                advance(one, optimiser, 0)
-            added = SLACK * live.most
+            advance(stage, optimiser, 0)
+            return torch.cuda.max_memory_allocated(device) - now
+        with Live() as live:
+            advance(stage, optimiser, 0)
+        return round(SLACK * live.most)
     finally:
-        restore(one, before)
+        restore(stage, before)
         for leaf in stage.scene.parameters().values():
             leaf.grad = None
-        if isinstance(stage.scene, NeRF):
-            stage.scene.occupancy = None  # made by its first render
-    added = added * (1 if several else stage.views) + 2 * sum(x.nbytes for x in before.values())
-    return now + round(added)
 
 
-def announce(stage: Stage, after: int = 0) -> None:
-    """Print the estimate, and where Gaussians grow also the one for the most they may become. ``after``: bytes that whatever
-    follows the run adds to what the process holds now, on a CPU; the larger of the two counts."""
+def estimate(stage: Stage, grown: bool = False) -> int:
+    """Bytes at the peak of a run of ``stage``: of this process on a CPU, on a GPU of what torch holds there.
+
+    = what is held now + two copies of the state (one to go back to, one to save) + B times what one view's step adds. The
+    stage is left as it was, and no random number of the run is used up. ``grown``: for the most that its growth may make of the
+    scene. ValueError, with nothing allocated, where small pictures show already that large ones cannot fit.
+    """
+    if grown:
+        stage = replace(stage, scene=stage.growth.grown(stage.scene), growth=None)
+    device = next(iter(stage.scene.parameters().values())).device
+    state = sum(x.nbytes for x in snapshot(stage, make_optimiser(stage)).values())
+    now = torch.cuda.memory_allocated(device) if device.type == "cuda" else held()
+    one = replace(stage, views=stage.scene.together, growth=None)
+    times = stage.views / one.views
+    if device.type == "cpu" and stage.resolution and stage.resolution > SMALL[1]:
+        low, high = (added(replace(one, resolution=side)) for side in SMALL)
+        slope = max(high - low, 0) / (SMALL[1] ** 2 - SMALL[0] ** 2)
+        refuse(stage, now + 2 * state + round(times * (high + slope * (stage.resolution**2 - SMALL[1] ** 2))), now)
+    return now + 2 * state + round(times * added(one))
+
+
+def refuse(stage: Stage, needed: int, now: int) -> None:
+    """ValueError where a run needs more than this machine has free."""
+    device = next(iter(stage.scene.parameters().values())).device
+    if needed - now > (room := free(device)):
+        raise ValueError(f"this run needs about {needed / 1e9:.2g} GB of memory, and {(now + room) / 1e9:.2g} GB are free on "
+                         f"{device.type}: take fewer views ({stage.views}) or pixels ({stage.resolution}), or a smaller scene")
+
+
+def announce(stage: Stage, after: int = 0, say: Callable[[str], None] = print) -> None:
+    """Say the estimate, and where Gaussians grow also the one for the most they may become. ``after``: bytes that whatever
+    follows the run adds to what the process holds now, on a CPU; the larger of the two counts. ValueError, before any step,
+    where the run cannot fit."""
     on_gpu = next(iter(stage.scene.parameters().values())).is_cuda
-    least = 0 if on_gpu else held() + after
-    line = f"This run needs about {max(estimate(stage), least) / 1e9:.2g} GB of {'GPU ' * on_gpu}memory"
+    now = 0 if on_gpu else held()
+    needed = max(estimate(stage), 0 if on_gpu else now + after)
+    refuse(stage, needed, now)
+    line = f"This run needs about {needed / 1e9:.2g} GB of {'GPU ' * on_gpu}memory"
     if stage.growth and (most := stage.growth.most) > (n := len(stage.scene)):
-        line += f", and up to {max(estimate(stage, most), least) / 1e9:.2g} GB if its {n} Gaussians become {most}"
-    print(f"{line}.", flush=True)
+        line += f", and up to {max(estimate(stage, grown=True), needed) / 1e9:.2g} GB if its {n} Gaussians become {most}"
+    say(f"{line}.")
+
+
+def refused(error: BaseException) -> str:
+    """The one line of an allocator that has no room, on a GPU or a CPU; empty for any other error."""
+    line = (str(error).splitlines() or [""])[0]
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return line
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "not enough memory" in str(error):
+        return f"there is no memory left ({line or 'for a list'})."
+    return ""

@@ -5,11 +5,13 @@ curves are objects ``(step, steps) -> factor`` that multiply a learning rate. ``
 """
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dreamlab.checks import Count, Positive, Range, Share, Timestep, check_fields
 from dreamlab.noise import Schedule
 from dreamlab.types import Steps
 
@@ -23,18 +25,17 @@ class Annealed:
     ``Annealed(since=0.2, until=0.2)``. Both ends are inclusive. ValueError unless 0 <= t_min <= both maxima.
     """
 
-    start_max: int = 980
-    end_max: int = 500
-    t_min: int = 20
-    until: float = 0.3
+    start_max: Timestep = 980
+    end_max: Timestep = 500
+    t_min: Timestep = 20
+    until: Annotated[float, Range(0, 1, "low")] = 0.3
     shared: bool = False
-    since: float = 0.0
+    since: Share = 0.0
 
     def __post_init__(self):
+        check_fields(self)
         if not 0 <= self.t_min <= min(self.start_max, self.end_max):
             raise ValueError(f"t_min must lie in [0, {min(self.start_max, self.end_max)}], got {self.t_min}")
-        if not 0 < self.until <= 1:
-            raise ValueError(f"until is a share of the steps in (0, 1], got {self.until:g}")
         if not 0 <= self.since <= self.until:
             raise ValueError(f"since is a share of the steps in [0, until = {self.until:g}], got {self.since:g}")
 
@@ -69,17 +70,17 @@ class DreamTime:
 
     m1: float = 800.0
     m2: float = 500.0
-    s1: float = 300.0
-    s2: float = 100.0
-    t_min: int = 20
-    t_max: int = 980
+    s1: Positive = 300.0
+    s2: Positive = 100.0
+    t_min: Timestep = 20
+    t_max: Timestep = 980
 
     def __post_init__(self):
+        check_fields(self)
         if not 0 <= self.t_min <= self.t_max:
             raise ValueError(f"t_min must lie in [0, t_max = {self.t_max}], got {self.t_min}")
-        if not (self.m2 <= self.m1 and self.s1 > 0 and self.s2 > 0):
-            raise ValueError("DreamTime wants m2 <= m1 and positive widths, got "
-                             f"m2 {self.m2:g}, m1 {self.m1:g}, s1 {self.s1:g}, s2 {self.s2:g}")
+        if not self.m2 <= self.m1:
+            raise ValueError(f"DreamTime wants m2 <= m1, got m2 {self.m2:g} and m1 {self.m1:g}: swap them")
 
     def density(self) -> Float[Tensor, "T"]:
         """W(t) at t_min ... t_max."""
@@ -110,18 +111,22 @@ class Grid:
     with 5 views; refinement (299, -1, 30) with 10.
     """
 
-    start: int = 999
-    end: int = -1
-    points: int = 200
-    views: int = 1
+    start: Timestep = 999
+    end: Annotated[int, Range(-1, 10**5)] = -1
+    points: Count = 200
+    views: Count = 1
 
     def __post_init__(self):
+        check_fields(self)
         if not -1 <= self.end < self.start:
             raise ValueError(f"the grid falls from start to end >= -1, got {self.start} to {self.end}")
         if not 1 <= self.points <= self.start - self.end:
             raise ValueError(f"points must lie in [1, {self.start - self.end}], got {self.points}: no t may come twice")
-        if self.views < 1:
-            raise ValueError(f"views must be at least 1, got {self.views}: it is the number of steps at each t")
+
+    @property
+    def steps(self) -> int:
+        """The length of a run."""
+        return self.points * self.views
 
     @property
     def t(self) -> Int[Tensor, "points_and_end"]:
@@ -186,8 +191,11 @@ def constant(step: int, steps: int) -> float:
 class Cosine:
     """A linear rise over ``warmup`` steps, times half a cosine from 1 at the first step to ``final`` at the last."""
 
-    warmup: int = 20
-    final: float = 0.2
+    warmup: Annotated[int, Range(0, 10**7)] = 20
+    final: Annotated[float, Range(0, 1, "low")] = 0.2
+
+    def __post_init__(self):
+        check_fields(self)
 
     def decay(self, share: float) -> float:
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * share)) / 2
@@ -202,3 +210,8 @@ class Exponential(Cosine):
 
     def decay(self, share: float) -> float:
         return self.final**share
+
+
+Timesteps = Annealed | DreamTime | Grid
+TIMESTEPS = {"Annealed": Annealed(), "DreamTime": DreamTime(), "Grid": Grid()}
+CURVES = {"constant": constant, "Cosine": Cosine(), "Exponential": Exponential()}

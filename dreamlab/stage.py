@@ -1,5 +1,4 @@
 """The one loop: a scene renders, a prior predicts noise, a rule turns the two into a gradient, an optimiser follows it."""
-import hashlib
 import json
 import signal
 import threading
@@ -7,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,62 +15,95 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dreamlab.cameras import Cameras, Orbit
+from dreamlab.checks import Positive, Range, check
 from dreamlab.files import writing
-from dreamlab.learner import select
+from dreamlab.learner import Adam, select
 from dreamlab.noise import randn, seeded
 from dreamlab.priors.base import Prior
 from dreamlab.priors.critic import same_prior
 from dreamlab.prompts import Prompt
 from dreamlab.rules.base import Residual, Rule, distill
+from dreamlab.scenes.base import Scene
 from dreamlab.scenes.growth import Growth
-from dreamlab.scenes.picture import Picture
 from dreamlab.schedules import constant
-from dreamlab.types import Render
+from dreamlab.types import Rates, Render
+
+Steps = Annotated[int, Range(0, 10**7)]
+Views = Annotated[int, Range(1, 4096)]
+Pixels = Annotated[int, Range(8, 8192)]
+Rate = Positive | tuple[Positive, Positive]
+# (scene, prior, cameras, resolution, background, generator) -> the render, if there is one, and what the prior sees of it
+Look = Callable[[Scene, Prior, Cameras, int | None, Tensor, torch.Generator], tuple[Render | None, Tensor]]
+
+
+def rgb(scene, prior, cameras, resolution, background, generator) -> tuple[Render, Tensor]:
+    """The prior looks at the rendered colours."""
+    render = scene.render(cameras, resolution, background, generator)
+    return render, prior.encode(render.rgb)
+
+
+def latents(scene, prior, cameras, resolution, background, generator) -> tuple[None, Tensor]:
+    """The prior looks at the leaf of a picture of latents, without a render."""
+    return None, scene.latent()
+
+
+LOOKS = {"rgb": rgb, "latents": latents}
 
 
 @dataclass
 class Stage:
     """A scene, a prior, a rule, and how to bring them together.
 
-    ``rates`` gives Adam's rate for each parameter group, a number or a pair (first, last) with a log-linear way between them;
-    ``decay(step, steps)`` multiplies all rates. ``prompts(cameras)`` gives the Prompt of a batch of views,
-    ``timesteps(step, steps, n, generator)`` its noise levels, ``background(n, generator)`` (n, 3) colours.
-    ``regularise(scene, render)`` is a scalar added to the loss; ``growth`` may change how many Gaussians the scene has.
+    ``rates`` gives the optimiser's rate for each leaf, a number or a pair (first, last) with a log-linear way between them; a
+    leaf that is not named stays as it is. ``decay(step, steps)`` multiplies all rates. ``prompts(cameras)`` gives the Prompt of
+    a batch of views, ``timesteps(step, steps, n, generator)`` its noise levels, ``background(n, generator)`` (n, 3) colours.
+    ``look`` is what the prior is shown. ``regularise(scene, render)`` is a scalar added to the loss; ``growth`` may change how
+    many Gaussians the scene has. Pictures have no sides and a size of their own: ``cameras`` and ``resolution`` are None then.
     """
 
-    scene: object
+    scene: Scene
     prior: Prior
     rule: Rule
     prompts: Callable[[Cameras], Prompt]
     timesteps: Callable[[int, int, int, torch.Generator], Tensor]
-    rates: dict[str, float | tuple[float, float]]
+    rates: Rates
     decay: Callable[[int, int], float] = constant
-    regularise: Callable[[object, Render], Tensor] | None = None
+    look: Look = rgb
+    regularise: Callable[[Scene, Render], Tensor] | None = None
     growth: Growth | None = None
     background: Callable[[int, torch.Generator], Tensor] = lambda n, generator: torch.rand(n, 3, generator=generator)
-    cameras: Orbit = field(default_factory=Orbit)
+    cameras: Orbit | None = field(default_factory=Orbit)
     steps: int = 300
     views: int = 4
-    resolution: int = 64
-    betas: tuple[float, float] = (0.9, 0.99)
+    resolution: int | None = 64
+    optimiser: Callable[[list[dict]], torch.optim.Optimizer] = field(default_factory=Adam)
     seed: int = 0
 
     def __post_init__(self):
-        for name, least in (("steps", 0), ("views", 1), ("resolution", 8)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        bounds = getattr(self.timesteps, "bounds", None)  # a plain function has none
-        for step in (0, max(self.steps - 1, 0)) if bounds else ():
-            low, high = bounds(step, self.steps)
-            if not 0 <= low <= high < (T := len(self.prior.schedule)):
-                raise ValueError(f"t must lie in [0, {T - 1}], and step {step} draws it from [{low}, {high}]: change timesteps")
-        if critic := getattr(self.rule, "critic", None):
-            same_prior(critic, self.prior)
+        for name, kind in (("steps", Steps), ("views", Views), ("resolution", Pixels | None)):
+            check(name, getattr(self, name), kind)
         if not isinstance(leaves := self.scene.parameters(), dict):
             raise ValueError(f"scene.parameters() must be a dict of leaves by name, got {type(leaves).__name__} from a "
                              f"{type(self.scene).__name__}")
         if unknown := self.rates.keys() - leaves.keys():
             raise ValueError(f"rates name {sorted(unknown)}, and the scene has only {sorted(leaves)}: rename or remove them")
+        if not self.rates:
+            raise ValueError(f"rates name no leaf, and nothing would move: give a rate to some of {sorted(leaves)}")
+        for name, rate in self.rates.items():
+            check(f"rates.{name}", rate, Rate)
+        bounds = getattr(self.timesteps, "bounds", None)  # a plain function has none
+        for step in (0, max(self.steps - 1, 0)) if bounds else ():
+            low, high = bounds(step, self.steps)
+            if not 0 <= low <= high < (T := len(self.prior.schedule)):
+                raise ValueError(f"t must lie in [0, {T - 1}], and step {step} draws it from [{low}, {high}]: change timesteps")
+        if bounds and (own := getattr(self.rule, "timesteps", None)) not in (None, self.timesteps):
+            raise ValueError(f"{type(self.rule).__name__} is weighted by the steps of {own}, got {self.timesteps}: give the "
+                             "stage the rule's timesteps")
+        if critic := getattr(self.rule, "critic", None):
+            same_prior(critic, self.prior)
+        for part in filter(None, (self.growth, self.regularise)):
+            if fits := getattr(part, "check", None):  # a plain function has none
+                fits(self.scene)
 
 
 @dataclass
@@ -89,12 +122,13 @@ class Step:
     grad_norm: float
 
 
-def run(stage: Stage, checkpoint: Path | None = None, every: int = 25, progress: bool = True, tag: str = "") -> Iterator[Step]:
+def run(stage: Stage, checkpoint: Path | None = None, every: int = 25, progress: bool = True, tag: str = "",
+        name: str = "distilling") -> Iterator[Step]:
     """Yield the steps of ``stage``. With ``checkpoint`` the run is saved there every ``every`` steps and when it is
     interrupted, and a run that finds its file goes on from it, bit for bit on a CPU with the same number of threads.
 
     ``tag`` names the settings; a checkpoint with another tag is an error, because it would not be the same run. Without one
-    nothing but the shapes of the leaves tells a checkpoint of other settings.
+    nothing but the shapes of the leaves tells a checkpoint of other settings. ``name`` stands before the progress.
 
     A step happens as a whole or not at all. Where it fails, scene, optimiser, rule and growth are put back to the step
     before, that is saved, and the error goes on to the caller: ``FloatingPointError`` if a gradient is not finite,
@@ -107,7 +141,7 @@ def run(stage: Stage, checkpoint: Path | None = None, every: int = 25, progress:
     if checkpoint and Path(checkpoint).exists():
         optimiser, done = load(stage, checkpoint, tag)
     saved = done
-    bar = tqdm(range(done, stage.steps), initial=done, total=stage.steps, disable=not progress, desc="distilling")
+    bar = tqdm(range(done, stage.steps), initial=done, total=stage.steps, disable=not progress, desc=name)
     try:
         for step in bar:
             before = snapshot(stage, optimiser)
@@ -153,11 +187,10 @@ def uninterrupted() -> Iterator[list]:
         signal.signal(signal.SIGINT, before)
 
 
-def make_optimiser(stage: Stage) -> torch.optim.Adam:
-    """Adam over the scene's leaves, a group for each name in ``rates``, in that order."""
+def make_optimiser(stage: Stage) -> torch.optim.Optimizer:
+    """The optimiser over the scene's leaves, a group for each name in ``rates``, in that order."""
     parameters = stage.scene.parameters()
-    groups = [{"params": [parameters[name]], "name": name} for name in stage.rates]
-    return torch.optim.Adam(groups, lr=0.0, betas=stage.betas, eps=1e-15)  # a step sets its rates
+    return stage.optimiser([{"params": [parameters[name]], "name": name} for name in stage.rates])
 
 
 def rate_at(rate: float | tuple[float, float], share: float) -> float:
@@ -173,20 +206,17 @@ def advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:
     for group in optimiser.param_groups:
         rate = rate_at(stage.rates[group["name"]], step / max(stage.steps - 1, 1))
         group["lr"] = rate * stage.decay(step, stage.steps)
-    cameras = stage.cameras.at(step, stage.steps).sample(stage.views, generator)
+    cameras = (stage.cameras or Orbit()).at(step, stage.steps).sample(stage.views, generator)
     background = stage.background(stage.views, generator)
-    if isinstance(stage.scene, Picture) and stage.scene.decode:
-        render, x = None, stage.scene.latent()
-    else:
-        render = stage.scene.render(cameras, stage.resolution, background, generator)
-        x = stage.prior.encode(render.rgb)
+    render, x = stage.look(stage.scene, stage.prior, cameras, stage.resolution, background, generator)
     t = stage.timesteps(step, stage.steps, len(x), generator).to(x.device)
     eps = randn(tuple(x.shape), generator).to(x)
     residual = stage.rule(stage.prior, x.detach(), t, eps, stage.prompts(cameras), cameras)
     loss = distill(x, residual) / len(x)
     if stage.regularise:
         loss = loss + stage.regularise(stage.scene, render)
-    optimiser.zero_grad()
+    for leaf in stage.scene.parameters().values():
+        leaf.grad = None
     loss.backward()
     gradients = [p.grad for group in optimiser.param_groups for p in group["params"]]
     norm = torch.stack([g.norm() for g in gradients]).norm().item()
@@ -214,40 +244,60 @@ def snapshot(stage: Stage, optimiser: torch.optim.Optimizer) -> dict[str, Tensor
 def save(stage: Stage, optimiser: torch.optim.Optimizer, path: Path, done: int, tag: str) -> None:
     """The :func:`snapshot` in a safetensors file, with the number of steps done and the tag. OSError where it finds no room."""
     tensors = snapshot(stage, optimiser)
-    with writing(path) as part:
-        save_file(tensors, part, metadata={"done": str(done), "tag": tag})
+    with writing(path) as part:  # one entry: several have no fixed order in the file
+        save_file(tensors, part, metadata={"dreamlab": json.dumps({"done": done, "tag": tag}, sort_keys=True)})
 
 
-def load(stage: Stage, path: Path, tag: str) -> tuple[torch.optim.Adam, int]:
-    """Put a checkpoint back into the stage; returns its optimiser, and how many steps it holds.
-
-    OSError for a file that is cut short or something else, ValueError for one of another run; nothing is changed then.
-    """
+def read(path: Path, tensors: bool = True) -> tuple[int, str, dict[str, Tensor]]:
+    """Steps done, tag and tensors of a checkpoint. OSError for a file that is cut short or something else."""
     try:
         with safe_open(path, "pt") as file:
-            metadata, tensors = file.metadata() or {}, {k: file.get_tensor(k) for k in file.keys()}
-        done = int(metadata["done"])
-    except (OSError, SafetensorError, KeyError) as error:
+            about = json.loads((file.metadata() or {})["dreamlab"])
+            done, tag = about["done"], about["tag"]
+            if type(done) is not int or done < 0 or type(tag) is not str:
+                raise ValueError(f"it says that {done!r} steps are done, with the tag {tag!r}")
+            return done, tag, {k: file.get_tensor(k) for k in file.keys()} if tensors else {}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise OSError(f"the checkpoint {path} cannot be read, it is damaged or something else ({error}): remove it to start "
                       "this run anew, or put a copy of it in its place") from error
-    shapes = {k: v.shape for k, v in select(tensors, "scene").items()}
-    mine = {k: v.shape for k, v in stage.scene.parameters().items()}
-    if metadata.get("tag") != tag or shapes.keys() != mine.keys() or (shapes != mine and not stage.growth):
+
+
+def load(stage: Stage, path: Path, tag: str) -> tuple[torch.optim.Optimizer, int]:
+    """Put a checkpoint back into the stage; returns its optimiser, and how many steps it holds.
+
+    OSError for a file that is damaged, ValueError for one of another run; nothing is changed then.
+    """
+    done, found, tensors = read(path)
+    saved, mine = select(tensors, "scene"), stage.scene.parameters()
+    shape = (lambda leaf: leaf.shape[1:]) if stage.growth else lambda leaf: leaf.shape
+    like = {k: shape(v) for k, v in saved.items()} == {k: shape(v) for k, v in mine.items()}
+    if found != tag or not like or done > stage.steps:
         raise ValueError(f"the checkpoint {path} belongs to other settings: remove it, or choose another folder (--out)")
+    odd = [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
+    odd += [f"scene.{k}" for k, v in saved.items() if v.dtype != mine[k].dtype or len(v) != len(next(iter(saved.values())))
+            and stage.growth]
+    odd += [f"growth.{k}" for k, v in select(tensors, "growth").items() if len(v) != len(next(iter(saved.values())))]
+    odd += [k for k in tensors if k.split(".")[0] not in ("scene", "adam", "rule", "growth")]
+    for key, moment in tensors.items():
+        if key.startswith("adam."):
+            _, i, name = [*key.split("."), "", ""][:3]
+            names = list(stage.rates)
+            leaf = saved[names[int(i)]] if i.isdigit() and int(i) < len(names) else None
+            if leaf is None or (name != "step" and moment.shape != leaf.shape):
+                odd.append(key)
+    if odd:
+        raise OSError(f"the checkpoint {path} cannot be read, it is damaged or something else ({', '.join(odd[:3])} is not what "
+                      "a run saves): remove it to start this run anew, or put a copy of it in its place")
     return restore(stage, tensors), done
 
 
-def restore(stage: Stage, tensors: dict[str, Tensor]) -> torch.optim.Adam:
+def restore(stage: Stage, tensors: dict[str, Tensor]) -> torch.optim.Optimizer:
     """Put a :func:`snapshot` back into the stage; returns its optimiser. ValueError, and no change, if the rule is another."""
     stage.rule.load_state_dict(select(tensors, "rule"))
     device = next(iter(stage.scene.parameters().values())).device
-    if stage.growth:  # the number of Gaussians may have changed
+    if stage.growth:
         stage.growth.load_state_dict(select(tensors, "growth"))
-        stage.scene.load_state_dict({k: v.to(device) for k, v in select(tensors, "scene").items()})
-    else:
-        with torch.no_grad():
-            for name, p in stage.scene.parameters().items():
-                p.copy_(tensors[f"scene.{name}"])
+    stage.scene.load_state_dict({k: v.to(device) for k, v in select(tensors, "scene").items()})
     optimiser = make_optimiser(stage)
     state = optimiser.state_dict()
     for key, value in tensors.items():
@@ -256,8 +306,3 @@ def restore(stage: Stage, tensors: dict[str, Tensor]) -> torch.optim.Adam:
             state["state"].setdefault(int(i), {})[name] = value
     optimiser.load_state_dict(state)
     return optimiser
-
-
-def settings_tag(settings: dict) -> str:
-    """A short name for settings: the same settings, the same tag."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -1,187 +1,155 @@
 """Many runs from one small table: prompts x methods x seeds, a row of results a run.
 
-The table is TOML. ``[[runs]]`` pair a prompt with seeds, ``[methods.NAME]`` lists fields of
-:class:`dreamlab.pipelines.dreammapping.Settings` to change (``base`` names one of the baselines to change them from), and
-``[settings]`` changes them for every method; ``tier`` is "toy" or "paper"::
+The table is TOML. ``[[runs]]`` pair a prompt with seeds; ``[methods.NAME]`` lists settings to change, by the names that
+``dreamlab dream --set`` knows them by, of the method that ``base`` names (:mod:`dreamlab.methods`; "dreammapping" unless given);
+``[settings]`` are changed first, for every method; ``tier`` is "toy" or "paper"::
 
     tier = "toy"
     runs = [{ prompt = "a red mug", seeds = [0, 1] }, { prompt = "a blue duck", seeds = [0] }]
     [settings]
     steps = 120
+    rule.guidance = 7.5
     [methods.SDS]
     rule = "SDS"
     [methods."VDM+DCA"]
+    [methods."VSD on a field"]
+    base = "field"
+    rule = "VSD"
+    "rule.critic_rate" = 1e-3
 
-A run whose row is there is not run again, and one that was interrupted goes on from its checkpoint. A run that fails, a GPU's
-memory included, has a row too, with its ``error``; it is tried again without that row, or with other settings.
+The whole table is checked before the first run. A run whose row is there is not run again, and one that was interrupted goes on
+from its checkpoint. A run that fails, for want of memory or of its prior's weights too, is said as it fails and has a row with
+its ``error``; the others go on, and it is tried again without that row, or with other settings.
 """
 import csv
 import io
 import re
+import sys
+import tempfile
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from types import UnionType
-from typing import Union, get_args, get_origin
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save
 from tqdm.auto import tqdm
 
-from dreamlab.cameras import ring
+from dreamlab import memory
 from dreamlab.export import to_uint8
-from dreamlab.files import writing
-from dreamlab.metrics.picture import measure
-from dreamlab.metrics.truth import VIEWS, seen_points, truth
-from dreamlab.pipelines.baselines import BASELINES
-from dreamlab.pipelines.dreammapping import Settings, stage
-from dreamlab.priors.diffusion import BUNDLED
-from dreamlab.scenes.gaussians import Gaussians
-from dreamlab.stage import run, settings_tag
-from dreamlab.toybox.captions import parse
-from dreamlab.toybox.objects import Toy
-from dreamlab.toybox.render import render as render_truth
+from dreamlab.files import try_writing, writing
+from dreamlab.methods import method
+from dreamlab.pipeline import Asked, work
+from dreamlab.priors.diffusion import card_of
+from dreamlab.report import SHEET, SIDE, ready, report
+from dreamlab.settings import flat
+from dreamlab.stage import read as read_checkpoint
 
-SHEET = 8  # views a run leaves a picture of
-SIDE = 64  # pixels of such a view
 WORDS = ("method", "prompt", "tag", "error")  # columns of text, whatever it looks like
 KEY = ("method", "prompt", "seed")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: what is asked for, by which method, and the settings that follow."""
+    """One run: its name in the table, and what is asked for."""
 
     method: str
-    settings: Settings
+    asked: Asked
 
     @property
     def key(self) -> tuple[str, str, int]:
-        return self.method, self.settings.prompt, self.settings.seed
+        return self.method, self.asked.prompt, self.asked.seed
 
     @property
     def tag(self) -> str:
-        return settings_tag(asdict(self.settings))
-
-
-def plain(value):
-    """TOML's lists as tuples, also those inside tables."""
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    return tuple(map(plain, value)) if isinstance(value, list) else value
-
-
-def fits(value, kind) -> bool:
-    """Whether a value is of an annotated type: a union, a tuple of so many, a dict, or a class. An int is a float too."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        return any(fits(value, k) for k in inner)
-    if origin is tuple:
-        return isinstance(value, tuple) and len(value) == len(inner) and all(map(fits, value, inner))
-    if origin is dict:
-        return isinstance(value, dict) and all(fits(v, inner[1]) for v in value.values())
-    return type(value) is kind or (kind is float and type(value) is int)
-
-
-def check_method(name: str, changes: dict) -> None:
-    """ValueError for a base that there is not, a field that Settings have not, or a value of another type."""
-    known = {f.name: f for f in fields(Settings) if f.name not in ("prompt", "seed", "growth", "cameras", "decay")}
-    if unknown := changes.keys() - known - {"base"}:
-        raise ValueError(f"method {name!r} sets {sorted(unknown)}; settings are {', '.join(sorted(known))}")
-    for field, value in changes.items():
-        if field == "base":
-            if value not in list(BASELINES):  # a list, since a table cannot be looked up
-                raise ValueError(f"method {name!r} has base {value!r}; there is: {', '.join(BASELINES)}")
-        elif not fits(value, kind := known[field].type):
-            raise ValueError(f"method {name!r} sets {field} = {value!r}, which must be of type "
-                             f"{kind if get_args(kind) else kind.__name__}, such as {known[field].default!r}")
+        return self.asked.tag(list(self.asked.parts)[-1])
 
 
 def jobs(table: dict) -> list[Job]:
     """The runs of a table, prompt by prompt. ValueError for what it does not know, before anything is run."""
     if unknown := set(table) - {"tier", "runs", "settings", "methods"}:
-        raise ValueError(f"a table has tier, runs, settings and methods, and not {', '.join(sorted(unknown))}")
+        raise ValueError(f"a table has tier, runs, settings and methods, and not {', '.join(sorted(unknown))}: rename it")
     if (tier := table.get("tier", "toy")) not in ("toy", "paper"):
-        raise ValueError(f'tier must be "toy" or "paper", got {tier!r}')
+        raise ValueError(f'tier must be "toy" or "paper", got {tier!r}: choose one')
     runs, methods, common = table.get("runs"), table.get("methods"), table.get("settings", {})
     if not (runs and methods and isinstance(runs, list)
             and all(isinstance(x, dict) for x in (methods, common)) and all(isinstance(x, dict) for x in methods.values())):
         raise ValueError('a table needs runs, such as [{ prompt = "a red mug", seeds = [0] }], and at least one '
                          "[methods.NAME]; [settings] may give what all methods share")
-    methods = {name: plain(common | changes) for name, changes in methods.items()}
-    for name, changes in methods.items():
-        check_method(name, changes)
+    if odd := [name for name in methods if not (name.strip() and name.isprintable() and len(name) <= 80)]:
+        raise ValueError(f"a method's name is 1 to 80 letters that a file can hold, got {odd[0][:100]!r}: rename it")
     found = []
-    for line in map(plain, runs):
+    for line in runs:
         seeds = line.get("seeds") if isinstance(line, dict) and line.keys() == {"prompt", "seeds"} else None
-        if not (seeds and isinstance(seeds, tuple) and {type(s) for s in seeds} == {int} and type(line["prompt"]) is str):
-            raise ValueError(f'runs are such as {{ prompt = "a red mug", seeds = [0, 1] }}, got {line}')
+        if not (isinstance(seeds, list) and seeds and {type(s) for s in seeds} == {int} and type(line["prompt"]) is str):
+            raise ValueError(f'runs are such as {{ prompt = "a red mug", seeds = [0, 1] }}, got {line}: write them so')
         for seed in seeds:
-            for name, changes in methods.items():
-                base = BASELINES[changes.get("base", "DreamMapping")]
-                changes = {k: v for k, v in changes.items() if k != "base"}
-                settings = Settings(line["prompt"], seed=seed, **base | (changes if tier == "paper" else {}))
-                found.append(Job(name, settings.toy(**changes) if tier == "toy" else settings))
+            found += [Job(name, ask(name, changes, common, line["prompt"], tier, seed)) for name, changes in methods.items()]
     for job in found:
-        if job.settings.prior in BUNDLED:
-            parse(job.settings.prompt)
+        for part in job.asked.parts.values():
+            ready(job.asked.prompt, card_of(part.prior))
     for key, times in Counter(job.key for job in found).items():
         if times > 1:
-            raise ValueError(f"a table asks for each run once, got {key} {times} times")
+            raise ValueError(f"a table asks for each run once, got {key} {times} times: remove the others")
     return found
 
 
-def one(job: Job, checkpoint: Path | None = None) -> tuple[dict, dict[str, bytes]]:
-    """Run a job. Its row, and files to keep: eight views of the scene, and the scene's leaves."""
-    settings = job.settings
-    row = {"method": job.method, "prompt": settings.prompt, "seed": settings.seed, "tag": job.tag}
-    resumed = checkpoint and checkpoint.exists()
+def ask(name: str, changes: dict[str, Any], common: dict[str, Any], prompt: str, tier: str, seed: int) -> Asked:
+    """What a table asks of one method; what is wrong is said with the method's name."""
+    changes = dict(changes)
     try:
-        plan = stage(settings)
-        begin = time.perf_counter()
-        for _ in run(plan, checkpoint, every=50, progress=False, tag=job.tag):
-            pass
-    except (ValueError, FloatingPointError, torch.cuda.OutOfMemoryError) as error:
-        return row | {"error": str(error).partition("\n")[0], "date": str(date.today())}, {}
-    row |= {} if resumed else {"seconds": round(time.perf_counter() - begin, 1)}
-    row["steps"] = settings.steps
-    if isinstance(plan.scene, Gaussians):
-        row["gaussians"] = len(plan.scene)
-    row |= results(plan.scene, settings)
-    row |= {"date": str(date.today()), "torch": torch.__version__, "threads": torch.get_num_threads(),
-            "device": str(plan.prior.null.device)}
-    with torch.no_grad():
-        views = plan.scene.render(ring(SHEET), SIDE, torch.ones(3)).rgb
-    buffer = io.BytesIO()
-    Image.fromarray(to_uint8(torch.cat(list(views), 1))).save(buffer, "WEBP", quality=90)
-    leaves = {name: leaf.detach().cpu().contiguous() for name, leaf in plan.scene.parameters().items()}
-    return row, {"views.webp": buffer.getvalue(), "scene.safetensors": save(leaves)}
+        base = changes.pop("base", "dreammapping")
+        if not isinstance(base, str):
+            raise ValueError(f"base must be the name of a method, got {base!r}: see `dreamlab methods`")
+        own = flat(changes)
+        both = {path: value for path, value in flat(common).items() if path not in own} | own
+        return method(base).ask(prompt, tier, seed, both)
+    except ValueError as error:
+        raise ValueError(f"method {name!r}: {error}") from error
 
 
-@torch.no_grad()
-def results(scene, settings: Settings) -> dict:
-    """Measures of a toy against the truth (:mod:`dreamlab.metrics`), from 24 views over white; nothing with another prior."""
-    if settings.prior not in BUNDLED:
-        return {}
-    kind, colour = parse(settings.prompt)
-    found = truth(scene.render, kind, colour, seen_points(scene.render)).asdict()
-    del found["front_scores"]
-    found["colour_read"], found["kind_read"] = found.pop("colour"), found.pop("kind")
-    white, cameras = torch.ones(3), ring(VIEWS)
-    real = render_truth(Toy(kind), colour, cameras, 64).rgb
-    return found | measure(scene.render(cameras, 64, white).rgb, settings.prompt, real)
+def one(job: Job, folder: Path | None = None) -> tuple[dict, dict[str, bytes]]:
+    """Run a job, in a folder where it leaves its checkpoints. Its row, and files to keep: eight views, and the scene."""
+    asked = job.asked
+    row = {"method": job.method, "prompt": asked.prompt, "seed": asked.seed, "tag": job.tag}
+    with tempfile.TemporaryDirectory() as own:
+        home, begin, resumed = Path(folder or own), time.perf_counter(), False
+        try:
+            for item in work(asked, home):
+                left = not item.checkpoint.exists() or read_checkpoint(item.checkpoint, tensors=False)[0] < item.stage.steps
+                if left:
+                    memory.announce(item.stage, say=lambda line: None)
+                resumed |= item.checkpoint.exists()
+                for _ in item.run(every=50, progress=False):
+                    pass
+                if item.name == list(asked.parts)[-1]:
+                    row |= {} if resumed else {"seconds": round(time.perf_counter() - begin, 1)}
+                    view, stage = report(item, asked.prompt), item.stage
+                    row["steps"] = stage.steps
+                    if counts := getattr(type(stage.scene), "__len__", None):
+                        row["gaussians"] = counts(stage.scene)
+                    row |= {k: v for k, v in view.measures().items() if k != "front_scores"}
+                    row |= {"date": str(date.today()), "torch": torch.__version__, "threads": torch.get_num_threads(),
+                            "device": str(stage.prior.device)}
+                    buffer = io.BytesIO()
+                    Image.fromarray(to_uint8(torch.cat(list(view.views()), 1))).save(buffer, "WEBP", quality=90)
+        except (ValueError, FileNotFoundError, FloatingPointError, RuntimeError, MemoryError) as error:
+            if isinstance(error, RuntimeError) and not memory.refused(error):
+                raise
+            return row | {"error": str(error).partition("\n")[0], "date": str(date.today())}, {}
+        scene = asked.home(home, list(asked.parts)[-1]) / "scene.safetensors"
+        return row, {"views.webp": buffer.getvalue(), "scene.safetensors": scene.read_bytes()}
 
 
 def read(path: Path) -> list[dict]:
     """The rows of a CSV that :func:`sweep` wrote, with numbers as numbers, truths as truths and empty cells left out.
 
-    ValueError for another CSV.
+    ValueError for another CSV, or a damaged one, with its line.
     """
     def value(text: str):
         if text in ("True", "False"):
@@ -193,11 +161,24 @@ def read(path: Path) -> list[dict]:
                 pass
         return text
 
-    with open(path, newline="") as file:
-        table = csv.DictReader(file)
-        if missing := {*KEY, "tag"} - set(table.fieldnames or ()):
-            raise ValueError(f"{path} is no table of a sweep, it has no column {', '.join(sorted(missing))}: name another file")
-        return [{k: v if k in WORDS else value(v) for k, v in row.items() if v != ""} for row in table]
+    rows = []
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            table = csv.DictReader(file, strict=True)
+            if missing := {*KEY, "tag"} - set(table.fieldnames or ()):
+                raise ValueError(f"it is no table of a sweep, it has no column {', '.join(sorted(missing))}")
+            if len(set(table.fieldnames)) != len(table.fieldnames):
+                raise ValueError("it has a column twice")
+            for row in table:
+                if None in row or None in row.values():
+                    raise ValueError(f"line {table.line_num} has another number of cells than the first")
+                found = {k: v if k in WORDS else value(v) for k, v in row.items() if v != ""}
+                if type(found.get("seed")) is not int or not all(found.get(name) for name in ("method", "prompt", "tag")):
+                    raise ValueError(f"line {table.line_num} lacks a method, a prompt, a tag or a seed that is a whole number")
+                rows.append(found)
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read, {error}: mend it, or name another file") from error
+    return rows
 
 
 def write(path: Path, rows: list[dict]) -> None:
@@ -235,13 +216,17 @@ def sweep(table: Path, out: Path, scheduler: str | None = None, keep: Path = Pat
     "tcp://host:8786" (needs the ``sweep`` extra; workers need dreamlab installed, and no common disk). A worker keeps no
     checkpoint, so what it was at begins anew if it is lost; start workers with one thread, one to a GPU. One sweep at a time
     may write ``out``; two would lose each other's rows. ``seconds`` is left out of the row of a resumed run. ValueError
-    where ``out`` has a row of other settings under the same name.
+    where ``out`` has a row of other settings under the same name. Returns the rows, those with an ``error`` included.
     """
     try:
-        asked = tomllib.loads(Path(table).read_text())
+        asked = tomllib.loads(Path(table).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{table} is no TOML: {error}") from error
+    except IsADirectoryError as error:
+        raise ValueError(f"{table} is a folder, and a table is a file: name the file in it") from error
     todo, rows = jobs(asked), read(out) if Path(out).exists() else []
+    try_writing(Path(out).parent)
+    try_writing(keep)
 
     def key(row: dict) -> tuple:
         return tuple(row[name] for name in KEY)
@@ -257,32 +242,43 @@ def sweep(table: Path, out: Path, scheduler: str | None = None, keep: Path = Pat
     def folder(job: Job) -> Path:
         return kept(keep, *job.key, job.tag)
 
-    def take(job: Job, row: dict, files: dict[str, bytes]):
+    bar = tqdm(total=len(todo), desc=Path(table).stem)
+    for job, (row, files) in remote(todo, scheduler) if scheduler else local(todo, folder):
         for name, content in files.items():
             with writing(folder(job) / name) as part:
                 part.write_bytes(content)
         rows.append(row)
         write(out, rows)
-        if "error" not in row:
-            (folder(job) / "checkpoint.safetensors").unlink(missing_ok=True)
-
-    bar = tqdm(total=len(todo), desc=Path(table).stem)
-    for job, (row, files) in remote(todo, scheduler) if scheduler else local(todo, folder):
-        take(job, row, files)
+        if "error" in row:
+            bar.write(f"{job.method}, {job.asked.prompt!r}, seed {job.asked.seed}: {row['error']}", file=sys.stderr)
+        else:
+            for name in ("checkpoint.safetensors", "start.safetensors"):
+                for file in folder(job).rglob(name):
+                    file.unlink()
         bar.update()
-        bar.set_postfix_str(f"{job.method}, {job.settings.prompt}")
+        bar.set_postfix_str(f"{job.method}, {job.asked.prompt}")
     return rows
 
 
-def local(todo: list[Job], folder):
+Done = Iterator[tuple[Job, tuple[dict, dict[str, bytes]]]]
+
+
+def local(todo: list[Job], folder: Callable[[Job], Path]) -> Done:
     for job in todo:
-        yield job, one(job, folder(job) / "checkpoint.safetensors")
+        yield job, one(job, folder(job))
 
 
-def remote(todo: list[Job], scheduler: str):
+def remote(todo: list[Job], scheduler: str) -> Done:
+    """On Dask's workers; a worker that is lost, or fails otherwise than a run may, costs its run."""
     from distributed import Client, as_completed
 
     with Client(scheduler) as client:
         futures = {client.submit(one, job, pure=False): job for job in todo}
-        for future, result in as_completed(futures, with_results=True):
-            yield futures[future], result
+        for future in as_completed(futures):
+            job = futures[future]
+            if future.status == "finished":
+                yield job, future.result()
+                continue
+            lost = str(future.exception()).partition("\n")[0] or future.status
+            yield job, ({"method": job.method, "prompt": job.asked.prompt, "seed": job.asked.seed, "tag": job.tag,
+                         "error": f"the worker said: {lost}", "date": str(date.today())}, {})

@@ -18,6 +18,7 @@ from torch import Tensor
 Sample = Float[Tensor, "b *dims"]  # what a prior denoises: (B, C, H, W) images or latents, or (B, D) points
 Images = Float[Tensor, "b h w 3"]  # rendered pictures in [0, 1]
 Steps = Int[Tensor, "b"]  # timesteps, long
+Rates = dict[str, float | tuple[float, float]]  # an optimiser's, by group of leaves: constant, or log-linear from first to last
 
 
 @dataclass

@@ -1,0 +1,43 @@
+"""Scenes: what renders. To add one: its file, and its names in the two lists below; the law tests cover every name."""
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from dreamlab.priors.base import Prior
+from dreamlab.scenes.base import Begin, Scene, again
+from dreamlab.scenes.convert import surface
+from dreamlab.scenes.gaussians import Gaussians, ball, points
+from dreamlab.scenes.nerf import NeRF, blob
+from dreamlab.scenes.picture import Picture, latents, pixels
+
+SCENES = {scene.__name__: scene for scene in (Gaussians, NeRF, Picture)}
+# How a scene may begin, by the name that settings know it by
+STARTS = {start.__name__: start for start in (points, ball, blob, latents, pixels, surface, again)}
+
+__all__ = ["SCENES", "STARTS", "Begin", "Gaussians", "NeRF", "Picture", "Scene", "load", "notes"]
+
+
+def notes(path: Path | str) -> dict:
+    """What :meth:`Scene.save` wrote beside the leaves. OSError where the file cannot be read or is no scene."""
+    try:
+        with safe_open(path, "pt") as file:
+            return json.loads((file.metadata() or {})["dreamlab"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise OSError(f"{path} holds no scene, it is damaged or something else ({error}): remove it and run its part "
+                      "again") from error
+
+
+def load(path: Path | str, prior: Prior | None = None) -> Scene:
+    """The scene of a file, whichever it is. ``prior``: what decodes it where it is a picture of latents.
+
+    OSError for a file that is no scene, ValueError for a scene that is not in ``SCENES`` or does not fit its own config.
+    """
+    about = notes(path)
+    if about.get("scene") not in SCENES:
+        raise ValueError(f"{path} holds a {about.get('scene')!r}, and there is only: {', '.join(SCENES)}")
+    with safe_open(path, "pt") as file:
+        leaves = {name: file.get_tensor(name) for name in file.keys()}
+    if prior:
+        leaves = {name: leaf.to(prior.device) for name, leaf in leaves.items()}
+    return SCENES[about["scene"]].rebuild(about["config"], leaves, prior)

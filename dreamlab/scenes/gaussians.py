@@ -1,24 +1,35 @@
-"""3D Gaussians as a scene (arXiv 2308.04079), in gsplat's names."""
+"""3D Gaussians as a scene (arXiv 2308.04079), in gsplat's names; how they begin, and the ``.ply`` that viewers read."""
+import math
 from pathlib import Path
+from typing import Annotated
 
+import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dreamlab.cameras import Cameras
-from dreamlab.files import writing
+from dreamlab.checks import Inside, Positive, Range
+from dreamlab.files import load_weights, writing
+from dreamlab.priors.points import load_points
 from dreamlab.render.splat import splat
+from dreamlab.scenes.base import Begin, Scene
 from dreamlab.types import Render
 
+SH0 = 0.28209479177387814  # 1 / (2 sqrt(pi)), the constant spherical harmonic: rgb = 0.5 + SH0 * f_dc
+COLUMNS = ("x y z nx ny nz f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3").split()
 
-class Gaussians:
+
+class Gaussians(Scene):
     """N Gaussians, stored as what an optimiser can move freely: log scales, and logits of opacity and colour.
 
     ``raw`` holds the leaves ``means`` (N, 3) world units, ``quats`` (N, 4) wxyz, ``scales`` (N, 3) log, ``opacities``
     (N,) logit, ``colors`` (N, 3) logit; the properties of the same names give the activated values. Colour does not
     depend on the direction.
     """
+
+    kernels = "gsplat"
+    rates = {"means": 4e-3, "scales": 1e-2, "quats": 1e-2, "opacities": 3e-2, "colors": 4e-2}
 
     def __init__(self, means: Float[Tensor, "n 3"], quats: Float[Tensor, "n 4"], scales: Float[Tensor, "n 3"],
                  opacities: Float[Tensor, "n"], colors: Float[Tensor, "n 3"]):
@@ -71,10 +82,6 @@ class Gaussians:
     def __len__(self) -> int:
         return len(self.means)
 
-    def to(self, device) -> "Gaussians":
-        """A copy on another device."""
-        return Gaussians.from_raw({name: value.to(device) for name, value in self.state_dict().items()})
-
     def parameters(self) -> dict[str, Tensor]:
         """The leaves by group name."""
         return dict(self.raw)
@@ -83,19 +90,77 @@ class Gaussians:
         """Square images of ``resolution`` pixels over ``background`` (3,) or (B, 3); nothing here is random."""
         return splat(self.means, self.quats, self.scales, self.opacities, self.colors, cameras, resolution, background)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The leaves, detached."""
-        return {name: value.detach() for name, value in self.raw.items()}
-
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over leaves; their number may differ. An optimiser of the old ones must be made anew."""
-        self.raw = Gaussians.from_raw(state).raw
-
-    def save(self, path: Path) -> None:
-        """The leaves as safetensors, written aside and renamed."""
-        with writing(path) as part:
-            save_file({name: value.contiguous() for name, value in self.state_dict().items()}, part)
+        """Take over leaves; where their number differs they are new tensors, and an optimiser of the old ones is outdated."""
+        new = Gaussians.from_raw(state).raw  # checks them
+        if len(new["means"]) == len(self):
+            super().load_state_dict(state)
+        else:
+            self.raw = new
 
     @classmethod
-    def load(cls, path: Path) -> "Gaussians":
-        return cls.from_raw(load_file(path))
+    def rebuild(cls, config: dict, leaves: dict[str, Tensor], prior=None) -> "Gaussians":
+        return cls.from_raw(leaves)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Gaussians":
+        """From a scene's file, or a file of the leaves alone."""
+        return cls.from_raw(load_weights(path, "name the scene.safetensors of a run"))
+
+    def of(self, n: int) -> "Gaussians":
+        """n Gaussians, which are these again and again, together as large as before: to see what so many would cost."""
+        again = {name: leaf[torch.arange(n, device=leaf.device) % len(leaf)] for name, leaf in self.state_dict().items()}
+        again["scales"] = again["scales"] - math.log(n / len(self)) / 3
+        return Gaussians.from_raw(again)
+
+    def export(self, folder: Path) -> dict[str, str]:
+        save_ply(self, Path(folder) / "gaussians.ply")
+        return {"gaussians.ply": f"{len(self)} Gaussians, for any 3DGS viewer"}
+
+
+def points(begin: Begin, *, prior: str = "shap-e", points: Annotated[int, Range(4, 10**7)] = 50_000, opacity: Inside = 0.1,
+           spread: Positive = 1.0) -> Gaussians:
+    """A Gaussian at each coloured point of a points prior ("toybox", "shap-e", or a folder); see :meth:`Gaussians.from_points`."""
+    found, colours = load_points(prior, str(begin.prior.device))(begin.prompt, points, begin.generator)
+    return Gaussians.from_points(found, colours, opacity, spread)
+
+
+def ball(begin: Begin, *, points: Annotated[int, Range(4, 10**7)] = 5000, radius: Positive = 0.6, opacity: Inside = 0.3,
+         spread: Positive = 1.0) -> Gaussians:
+    """A grey ball, which knows nothing of the prompt: shows Janus."""
+    return Gaussians.ball(points, radius, opacity, spread, generator=begin.generator)
+
+
+def save_ply(scene: Gaussians, path: Path | str) -> None:
+    """The layout of the 3DGS authors (INRIA), which viewers read: little-endian float32 rows of ``COLUMNS``.
+
+    Normals are 0; ``f_dc = (rgb - 0.5) / SH0``; ``opacity`` is a logit, ``scale`` a log, ``rot`` wxyz of any norm.
+    """
+    raw = {name: value.detach().float().cpu() for name, value in scene.parameters().items()}
+    f_dc = (scene.colors.detach().float().cpu() - 0.5) / SH0
+    normals = torch.zeros_like(raw["means"])
+    rows = torch.cat([raw["means"], normals, f_dc, raw["opacities"][:, None], raw["scales"], raw["quats"]], 1)
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}",
+              *(f"property float {name}" for name in COLUMNS), "end_header", ""]
+    with writing(path) as part:
+        part.write_bytes("\n".join(header).encode() + rows.numpy().astype("<f4").tobytes())
+
+
+def load_ply(path: Path | str) -> Gaussians:
+    """Gaussians of a 3DGS ``.ply`` of float columns in any order. Colour that depends on the direction (``f_rest_*``)
+    is left out, and colour outside [0, 1] is clamped. ValueError where the file is no such ``.ply``."""
+    head, end, body = Path(path).read_bytes().partition(b"end_header\n")
+    lines = [line.split() for line in head.decode("ascii", "replace").splitlines()]
+    names = [line[2] for line in lines if line[:2] == ["property", "float"]]
+    counts = [int(line[2]) for line in lines if line[:1] == ["element"]]
+    if not end or ["format", "binary_little_endian", "1.0"] not in lines or len(counts) != 1:
+        raise ValueError(f"{path} must be a binary little-endian .ply with one element, the vertices")
+    if missing := [name for name in COLUMNS if name not in names and name[0] != "n"]:
+        raise ValueError(f"{path} lacks the float columns {missing} of a 3DGS .ply")
+    if len(names) != sum(line[:1] == ["property"] for line in lines) or len(body) != 4 * len(names) * counts[0]:
+        raise ValueError(f"{path} must hold {counts[0]} rows of float32 alone; it is cut short or has other types")
+    rows = torch.from_numpy(np.frombuffer(body, "<f4").astype(np.float32)).reshape(counts[0], -1)
+    pick = lambda *prefixes: rows[:, [names.index(c) for c in COLUMNS if c.startswith(prefixes)]]  # noqa: E731
+    rgb = (0.5 + SH0 * pick("f_dc_")).clamp(1e-6, 1 - 1e-6)
+    return Gaussians.from_raw(dict(means=pick("x", "y", "z"), quats=pick("rot_"), scales=pick("scale_"),
+                                   opacities=pick("opacity")[:, 0], colors=rgb.logit()))

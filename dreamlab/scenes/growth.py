@@ -1,14 +1,19 @@
 """Gaussians that grow (adaptive density control: Kerbl et al. 2023, arXiv 2308.04079, Sec. 5.2), at LucidDreamer's values."""
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
+from dreamlab.checks import Positive, Range, Share, check_fields
 from dreamlab.noise import randn
 from dreamlab.render.splat import quats_to_matrices
+from dreamlab.scenes.base import Scene
 from dreamlab.scenes.gaussians import Gaussians
 from dreamlab.types import Render
+
+Iteration = Annotated[int, Range(0, 10**7)]
 
 
 @dataclass
@@ -30,30 +35,34 @@ class Growth:
     nothing: ``screen`` is None here. It grows before Adam's step, we after it. ``most`` is ours.
     """
 
-    since: int = 100  # no growth up to and with this iteration
-    until: int = 3000  # none from this one on, and no reset
-    every: int = 100  # iterations
-    gradient: float = 7.5e-3  # loss of one view per half image; 7.5e-4 / 0.1
-    split: float = 0.0105  # world units: 0.003 of LucidDreamer's extent, 3.5
-    opacity: float = 0.005
-    wide: float = 0.35  # world units: 0.1 of that extent
-    wide_since: int = 300  # ``wide`` and ``screen`` count after this iteration
-    screen: float | None = None  # radius in images, e.g. 20 / 512; None: any
-    reset: int | None = 300  # iterations; None: never
-    reset_to: float = 0.01
-    most: int = 300_000  # Gaussians: those with the strongest pull grow as long as there is room
+    since: Iteration = 100  # no growth up to and with this iteration
+    until: Iteration = 3000  # none from this one on, and no reset
+    every: Annotated[int, Range(1, 10**7)] = 100  # iterations
+    gradient: Positive = 7.5e-3  # loss of one view per half image; 7.5e-4 / 0.1
+    split: Positive = 0.0105  # world units: 0.003 of LucidDreamer's extent, 3.5
+    opacity: Share = 0.005
+    wide: Positive = 0.35  # world units: 0.1 of that extent
+    wide_since: Iteration = 300  # ``wide`` and ``screen`` count after this iteration
+    screen: Positive | None = None  # radius in images, e.g. 20 / 512; None: any
+    reset: Annotated[int, Range(1, 10**7)] | None = 300  # iterations; None: never
+    reset_to: Share = 0.01
+    most: Annotated[int, Range(1, 10**8)] = 300_000  # Gaussians: those with the strongest pull grow as long as there is room
 
     def __post_init__(self):
-        for name, least in (("since", 0), ("until", 0), ("every", 1), ("wide_since", 0), ("reset", 1), ("most", 1)):
-            if (value := getattr(self, name)) is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        for name in ("gradient", "split", "wide", "screen"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value:g}")
+        check_fields(self)
         if not 0 <= self.opacity < self.reset_to < 1:
             raise ValueError(f"0 <= opacity < reset_to < 1 must hold, or a reset removes all: got opacity {self.opacity:g} "
                              f"and reset_to {self.reset_to:g}")
         self.load_state_dict({})
+
+    def check(self, scene: Scene) -> None:
+        """ValueError for a scene that does not grow."""
+        if "means" not in scene.parameters():
+            raise ValueError(f"growth is for Gaussians, got a {type(scene).__name__}: leave growth out, growth=none")
+
+    def grown(self, scene: Gaussians) -> Gaussians:
+        """As many Gaussians as the scene may become, to see what they would cost."""
+        return scene.of(max(self.most, len(scene)))
 
     def observe(self, render: Render) -> None:
         """Take note of a render after the backward pass of a loss that is the mean over its views."""

@@ -1,16 +1,16 @@
 """A neural radiance field: multi-resolution hash grid (Instant-NGP, arXiv 2201.05989) and two small networks."""
 from itertools import product
-from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dreamlab.cameras import Cameras
-from dreamlab.files import writing
+from dreamlab.checks import Positive, Range
 from dreamlab.render.volume import Occupancy, volume
+from dreamlab.scenes.base import Begin, Scene
 from dreamlab.types import Render
 
 PRIMES = (1, 2654435761, 805459861)  # of the spatial hash, Eq. 4
@@ -29,6 +29,7 @@ class HashGrid(nn.Module):
         if min(levels, features, entries, base) < 1 or growth < 1:
             raise ValueError("levels, features, entries, base and growth must be at least 1, got "
                              f"{levels}, {features}, {entries}, {base} and {growth:g}")
+        self.config = {"levels": levels, "features": features, "entries": entries, "base": base, "growth": growth}
         self.resolutions, self.entries = [int(base * growth**level + 1e-6) for level in range(levels)], entries
         self.tables = nn.ParameterList(
             torch.empty(min((n + 1) ** 3, entries), features).uniform_(-1e-4, 1e-4, generator=generator)
@@ -56,7 +57,7 @@ class HashGrid(nn.Module):
         return torch.cat(out, -1)
 
 
-class NeRF:
+class NeRF(Scene):
     """Density and colour inside the ball of ``radius`` around the origin, over whatever background a render is given.
 
     density(x) = softplus(MLP(grid(x)) + bias (1 - |x| / width)): the bias makes the start a soft blob, so that there is
@@ -65,9 +66,12 @@ class NeRF:
     to None after changing leaves by hand.
     """
 
+    kernels = "nerfacc"
+    rates = {"grid": 1e-2, "density": 1e-3, "color": 1e-3}  # threestudio's ProlificDreamer
+
     def __init__(self, grid: HashGrid | None = None, hidden: int = 64, radius: float = 1.0, samples: int = 64,
                  bias: float = 10.0, width: float = 0.5, generator: torch.Generator | None = None):
-        self.radius, self.samples, self.bias, self.width = radius, samples, bias, width
+        self.radius, self.samples, self.bias, self.width, self.hidden = radius, samples, bias, width, hidden
         self.occupancy: Occupancy | None = None
         self.grid = grid or HashGrid(generator=generator)
         n = sum(table.shape[1] for table in self.grid.tables)
@@ -76,13 +80,6 @@ class NeRF:
             torch.manual_seed(int(seed))
             self.mlps = nn.ModuleDict({name: nn.Sequential(nn.Linear(n, hidden), nn.ReLU(), nn.Linear(hidden, out))
                                        for name, out in (("density", 1), ("color", 3))})
-
-    def to(self, device) -> "NeRF":
-        """This field, moved to another device."""
-        self.grid.to(device)
-        self.mlps.to(device)
-        self.occupancy = None
-        return self
 
     def parameters(self) -> dict[str, Tensor]:
         """Named leaves: ``grid.LEVEL``, ``density.*``, ``color.*``."""
@@ -118,18 +115,30 @@ class NeRF:
         return volume(self.field, cameras.to(device), resolution, background, self.samples, self.radius, generator,
                       self.occupancy)
 
-    def save(self, path: Path) -> None:
-        """The leaves as safetensors, written aside and renamed."""
-        with writing(path) as part:
-            save_file({k: v.detach().contiguous() for k, v in self.parameters().items()}, part)
+    def config(self) -> dict:
+        return {name: getattr(self, name) for name in ("hidden", "radius", "samples", "bias", "width")} | {
+            "grid": self.grid.config}
 
-    def load(self, path: Path) -> "NeRF":
-        """The leaves of a file, into a field of the same shape. ValueError where it is another one."""
-        saved, mine = load_file(path), self.parameters()
-        if {k: v.shape for k, v in saved.items()} != {k: v.shape for k, v in mine.items()}:
-            raise ValueError(f"{path} holds {len(saved)} tensors of another field: build the one it was saved from")
-        with torch.no_grad():
-            for name, leaf in mine.items():
-                leaf.copy_(saved[name])
+    @classmethod
+    def rebuild(cls, config: dict, leaves: dict[str, Tensor], prior=None) -> "NeRF":
+        throwaway = torch.Generator().manual_seed(0)  # the leaves are written over
+        device = next(iter(leaves.values())).device
+        scene = cls(HashGrid(**config["grid"], generator=throwaway), **{k: v for k, v in config.items() if k != "grid"},
+                    generator=throwaway)
+        scene.grid.to(device)
+        scene.mlps.to(device)
+        scene.load_state_dict(leaves)
+        return scene
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        super().load_state_dict(state)
         self.occupancy = None
-        return self
+
+
+def blob(begin: Begin, *, levels: Annotated[int, Range(1, 24)] = 16, finest: Annotated[int, Range(16, 2**16)] = 4096,
+         hidden: Annotated[int, Range(1, 1024)] = 64, samples: Annotated[int, Range(1, 4096)] = 128,
+         radius: Positive = 1.0) -> NeRF:
+    """A radiance field that begins as a soft blob, with a hash grid from 16 cells a side to ``finest`` (arXiv 2201.05989)."""
+    growth = (finest / 16) ** (1 / max(levels - 1, 1))  # its Eq. 3
+    grid = HashGrid(levels, growth=growth, generator=begin.generator)
+    return NeRF(grid, hidden, radius, samples, generator=begin.generator)

@@ -1,24 +1,31 @@
 """The simplest scene: a picture that is its own render. Distilled into it, a rule can be watched without any 3D."""
 from collections.abc import Callable
-from pathlib import Path
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dreamlab.cameras import Cameras
-from dreamlab.files import writing
+from dreamlab.checks import Range
+from dreamlab.noise import randn
+from dreamlab.priors.base import Prior
+from dreamlab.scenes.base import Begin, Scene
 from dreamlab.types import Images, Render
 
+Few = Annotated[int, Range(1, 1024)]
 
-class Picture:
+
+class Picture(Scene):
     """One leaf tensor: ``Picture(pixels (n, h, w, 3))``, or ``Picture(latents (n, c, h, w), decode=prior.decode)``.
 
     Pixels are stored as they are, nominally in [0, 1] but not clamped, so that d loss / d pixel is the rule's residual,
     scaled by the prior's ``encode`` alone. A latent picture is distilled through :meth:`latent`; its render is for
     looking at, and carries a gradient only if ``decode`` does.
     """
+
+    rates = {"latents": 0.05, "pixels": 0.05}
+    dimensions = 2
 
     def __init__(self, x: Float[Tensor, "n _ _ _"], decode: Callable[[Tensor], Images] | None = None):
         if decode is None and x.shape[-1] != 3:
@@ -54,15 +61,28 @@ class Picture:
         rgb = rgb.expand(views, -1, -1, -1)
         return Render(rgb, torch.ones_like(rgb[..., :1]))
 
-    def save(self, path: Path) -> None:
-        """The leaf as safetensors, written aside and renamed."""
-        with writing(path) as part:
-            save_file({name: x.detach().contiguous() for name, x in self.parameters().items()}, part)
+    @property
+    def together(self) -> int:
+        return len(self.x)
 
     @classmethod
-    def load(cls, path: Path, decode: Callable[[Tensor], Images] | None = None) -> "Picture":
-        """ValueError where the file holds latents and no ``decode`` is given, or pixels and one is."""
-        (name, x), = load_file(path).items()
-        if (name == "latents") != (decode is not None):
-            raise ValueError(f"{path} holds {name}: {'give' if decode is None else 'leave out'} decode=")
-        return cls(x, decode)
+    def rebuild(cls, config: dict, leaves: dict[str, Tensor], prior: Prior | None = None) -> "Picture":
+        (name, x), = leaves.items()
+        if name == "latents" and prior is None:
+            raise ValueError("these are latents: give the prior that decodes them, load(path, prior)")
+        return cls(x, prior.decode if name == "latents" else None)
+
+
+def latents(begin: Begin, *, pictures: Few = 4) -> Picture:
+    """Pictures that begin as noise in the prior's latents."""
+    return Picture(noise(begin, pictures), begin.prior.decode)
+
+
+def pixels(begin: Begin, *, pictures: Few = 4) -> Picture:
+    """The same beginning, decoded: pictures that are optimised in pixels, through the prior's encoder."""
+    return Picture(begin.prior.decode(noise(begin, pictures)))
+
+
+def noise(begin: Begin, pictures: int) -> Tensor:
+    """Noise of the prior's shape, where the prior is."""
+    return randn((pictures, *begin.prior.shape), begin.generator).to(begin.prior.device)

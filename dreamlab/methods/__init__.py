@@ -1,0 +1,17 @@
+"""Methods by name. To add one: its file, and its name here."""
+from dreamlab.methods.baselines import BASELINES
+from dreamlab.methods.dreammapping import BALL, DREAMMAPPING, FIELD, FIELD_TO_GAUSSIANS
+from dreamlab.methods.text2image import PIXELS, TEXT2IMAGE
+from dreamlab.pipeline import Method
+
+METHODS: dict[str, Method] = {method.name: method for method in (
+    DREAMMAPPING, BALL, FIELD, FIELD_TO_GAUSSIANS, TEXT2IMAGE, PIXELS, *BASELINES)}
+
+__all__ = ["METHODS", "Method", "method"]
+
+
+def method(name: str) -> Method:
+    """The method of that name. ValueError that lists them."""
+    if name not in METHODS:
+        raise ValueError(f"there is no method {name!r}; there is: {', '.join(METHODS)}: choose one")
+    return METHODS[name]

@@ -1,0 +1,372 @@
+"""A method is a list of parts: each a stage that may start from what an earlier part has made, in one folder, resumable."""
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from dreamlab import scenes
+from dreamlab.cameras import Orbit, ring
+from dreamlab.checks import check, check_fields
+from dreamlab.files import sweep_strays
+from dreamlab.learner import Adam
+from dreamlab.losses import Smooth
+from dreamlab.noise import seeded, stream, subseed
+from dreamlab.priors.base import Prior
+from dreamlab.priors.diffusion import HUB, DiffusionPrior, card_of, usual_device
+from dreamlab.prompts import ViewPrompts
+from dreamlab.scenes.base import Begin, Scene
+from dreamlab.scenes.growth import Growth
+from dreamlab.schedules import Timesteps, constant
+from dreamlab.settings import chosen, describe, difference, options, owner, validate
+from dreamlab.stage import Pixels, Rate, Stage, Step, Steps, Views, read, rgb, run
+from dreamlab.toybox.dataset import backgrounds
+
+TIERS = ("toy", "paper")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One stage of a method, before prompt, prior and seed are known. Every field is checked when it is made.
+
+    ``start`` makes the scene, ``rule`` the rule, ``prompts`` the prompts: partials, whose options are settings too. What is
+    None: ``timesteps`` and ``steps`` are those of the rule or the grid; ``cameras`` those that the prior was trained on, or of
+    a picture none; ``rates`` the scene's own, by group of leaves (a group that is left out stays as it is); ``views`` and
+    ``resolution`` those of pictures.
+    """
+
+    start: partial
+    rule: partial
+    timesteps: Timesteps | None = None
+    prompts: partial = partial(ViewPrompts)
+    prior: str = "sd-2.1-base"
+    look: Callable = rgb
+    cameras: Orbit | None = None
+    growth: Growth | None = None
+    rates: dict[str, Rate] | None = None
+    optimiser: Adam = Adam()
+    decay: Callable = constant
+    regularise: Smooth | None = None
+    steps: Steps | None = None
+    views: Views | None = None
+    resolution: Pixels | None = None
+
+    def __post_init__(self):
+        check_fields(self)
+        for name in ("start", "rule", "prompts"):
+            validate(getattr(self, name), name)
+        least = getattr(owner(self.rule), "least_guidance", None)
+        if least is not None and (s := options(self.rule).get("guidance", (None, least))[1]) < least:
+            raise ValueError(f"rule.guidance must be >= {least:g} in {owner(self.rule).__name__} (diffusers' s, 1 = none), got "
+                             f"{s:g}: raise it")
+        own = getattr(owner(self.rule), "timesteps", None) is not None
+        if own and (self.timesteps, self.steps) != (None, None):
+            raise ValueError(f"{owner(self.rule).__name__} runs at its own timesteps, as many steps as they are, got timesteps "
+                             f"{self.timesteps} and steps {self.steps}: leave both out, and set the options of rule.grid")
+        if not own and self.timesteps is None:
+            raise ValueError(f"{owner(self.rule).__name__} needs timesteps, got none: give such as timesteps=Annealed")
+        counted = own or hasattr(self.timesteps, "steps")
+        if counted == (self.steps is not None):
+            raise ValueError(f"steps must be a whole number, got none: give such as steps=200 with timesteps {self.timesteps}"
+                             if not counted else f"steps are the grid's {self.timesteps.steps}, got {self.steps} besides: leave "
+                             "steps out, and set points and views of the grid")
+        kind = self.scene
+        if kind.rates and self.rates and (other := self.rates.keys() - kind.rates.keys()):
+            raise ValueError(f"rates name {', '.join(sorted(other))}, got from a {kind.__name__} only: {', '.join(kind.rates)}: "
+                             "change rates")
+        if kind.dimensions == 2:
+            for name in ("cameras", "views", "resolution", "growth"):
+                if (value := getattr(self, name)) is not None:
+                    raise ValueError(f"{name} must be none for a {kind.__name__}, which has no sides and a size of its own, got "
+                                     f"{value}: leave {name} out")
+
+    @property
+    def scene(self) -> type[Scene]:
+        """The class of scene that ``start`` says it makes."""
+        return made_by(self.start)
+
+    def set(self, changes: dict[str, Any] | None = None, **more) -> "Part":
+        """This part with other settings: fields by name, ``steps=60``, or anything inside them by its path,
+        ``{"rule.guidance": 4, "start": "ball"}``, in that order. ValueError for what does not belong there.
+
+        What goes with a choice goes with it, unless it is given too: another scene brings its own rates, and a rule or grid that
+        says at which timesteps it runs its own steps.
+        """
+        changes = (changes or {}) | more
+        hints = get_type_hints(type(self), include_extras=True)
+        draft = {f.name: getattr(self, f.name) for f in fields(self)}
+        for path, value in changes.items():
+            names = path.split(".")
+            if names[0] == "rates" and names[1:] and draft["rates"] is None:
+                draft["rates"] = dict(made_by(draft["start"]).rates)
+            new = chosen({name: (hints[name], draft[name]) for name in draft}, names, value, "", self)
+            follow = []
+            if path == "start" and made_by(new) is not made_by(draft["start"]):
+                follow = ["rates"]
+            elif path == "rule" and getattr(owner(new), "timesteps", None) is not None:
+                follow = ["timesteps", "steps"]
+            elif path == "timesteps" and hasattr(new, "steps"):
+                follow = ["steps"]
+            draft |= {names[0]: new} | {name: None for name in follow if name not in changes}
+        return replace(self, **draft)
+
+    def build(self, prompt: str, prior: Prior | None = None, seed: int = 0,
+              earlier: Callable[[str], Scene] | None = None, begun: Scene | None = None) -> Stage:
+        """The stage, ready to :func:`dreamlab.stage.run`.
+
+        ``prior`` saves loading it again, and the scene goes where it is; ``earlier`` gives the scenes of earlier parts;
+        ``begun`` is what ``start`` made when this stage was built before. The prompts are embedded here, so that a text too
+        long is found out before any work. ValueError where the run wants a GPU, or its kernels, and there are none.
+        """
+        seeded(seed)  # refuses what is out of range
+        prior = prior or load_prior(self)
+        prompts = self.prompts(prior, prompt)
+        rule = self.rule(prior, seed=seed)
+        check_prompts(prompts, rule)
+        begin = Begin(prompt, prior, stream(seed, "start"), earlier or alone)
+        scene = (begun or self.start(begin)).to(prior.device)
+        rates, leaves = self.rates or scene.rates, scene.parameters()
+        if other := rates.keys() - {name.split(".")[0] for name in leaves}:
+            raise ValueError(f"rates name {', '.join(sorted(other))}, and the scene has only {', '.join(leaves)}: change rates")
+        flat = scene.dimensions == 2
+        timesteps = self.timesteps or rule.timesteps
+        return Stage(
+            scene, prior, rule, prompts, timesteps, {n: rates[n.split(".")[0]] for n in leaves if n.split(".")[0] in rates},
+            decay=self.decay, look=self.look, regularise=self.regularise, growth=replace(self.growth) if self.growth else None,
+            cameras=None if flat else self.cameras or prior.card.views or Orbit(), optimiser=self.optimiser, seed=seed,
+            steps=timesteps.steps if self.steps is None else self.steps, views=self.views or scene.together,
+            resolution=self.resolution, **{} if flat else {"background": backgrounds})
+
+
+def made_by(start: partial) -> type[Scene]:
+    """The class of scene that a start says it makes."""
+    return get_type_hints(start.func).get("return", Scene)
+
+
+def alone(name: str) -> Scene:
+    raise ValueError(f"there is no earlier part {name!r} to start from: start.of names one that stands before in the method")
+
+
+def check_prompts(prompts: ViewPrompts, rule) -> None:
+    """ValueError for a text that is too long, or for a condition that the rule would pass over."""
+    asked, who = prompts(ring(4)), type(rule).__name__
+    if asked.negative is not asked.null and not rule.reads_negative:
+        raise ValueError(f"prompts.negative is read by CSD and NFSD, and not by {who}, got {prompts.negative!r}: leave it out, or "
+                         "set prompts.null, which guidance pushes away from")
+    if asked.perp and not rule.reads_perp:
+        raise ValueError(f"prompts.perp_neg moves the guided prediction, and {who} has none, got true: choose another rule, or "
+                         "leave it out")
+
+
+def check_machine(part: Part) -> None:
+    """ValueError, before anything is fetched, for a run that this machine would not finish."""
+    if part.scene.dimensions == 2:
+        return
+    if usual_device(part.prior) == "cuda":
+        if (kernels := part.scene.kernels) and not find_spec(kernels):
+            raise ValueError(f'on a GPU this run draws with {kernels}, which is not installed: pip install -e ".[cuda]"')
+    elif part.prior in HUB or not card_of(part.prior).world and (part.resolution or 0) >= 256:
+        raise ValueError(f"{part.steps} steps of {part.views} views with {part.resolution} pixels under the prior {part.prior} "
+                         "need a CUDA GPU, and there is none here; the prior toybox runs on any machine")
+
+
+def load_prior(part: Part) -> Prior:
+    """The part's prior, where such a prior runs. ValueError where this machine would not finish."""
+    check_machine(part)
+    return DiffusionPrior.load(part.prior, usual_device(part.prior))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A paper, or whatever is said in the same words: parts by name and in order, at the paper's size and at the toybox's.
+
+    ``about`` is one line. ``version`` is raised by hand when a default changes what runs: results of the old one are told apart.
+    """
+
+    name: str
+    about: str
+    paper: dict[str, Part]
+    toy: dict[str, Part]
+    version: int = 2
+
+    def __post_init__(self):
+        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", self.name):
+            raise ValueError(f"a method's name is small letters, digits and hyphens, got {self.name!r}: change it")
+        if not self.paper or self.paper.keys() != self.toy.keys():
+            raise ValueError(f"{self.name} needs the same parts in both tiers, got {list(self.paper)} and {list(self.toy)}: give "
+                             "one of each")
+        for parts in (self.paper, self.toy):
+            check_order(parts)
+
+    def parts(self, tier: str) -> dict[str, Part]:
+        """The parts of one tier, "toy" or "paper"."""
+        if tier not in TIERS:
+            raise ValueError(f'tier must be "toy" or "paper", got {tier!r}: choose one')
+        return self.toy if tier == "toy" else self.paper
+
+    def ask(self, prompt: str, tier: str = "toy", seed: int = 0, changes: dict[str, Any] | None = None) -> "Asked":
+        """What to run: this method for a prompt and a seed, with ``changes`` by path, ``{"nerf.rule.guidance": 4}``; the name
+        of the only part may be left out."""
+        parts = self.parts(tier)
+        gathered: dict[str, dict[str, Any]] = {name: {} for name in parts}
+        for path, value in (changes or {}).items():
+            first, _, rest = path.partition(".")
+            if first in parts and rest:
+                gathered[first][rest] = value
+            elif len(parts) == 1:
+                gathered[next(iter(parts))][path] = value
+            else:
+                raise ValueError(f"{path!r} names no setting of a part of {self.name}, which are {', '.join(parts)}, got "
+                                 f"{value!r}: write PART.{path}")
+        return Asked(self, prompt, tier, seed, {name: part.set(gathered[name]) for name, part in parts.items()})
+
+
+def check_order(parts: dict[str, Part]) -> None:
+    """ValueError where a part starts from one that does not stand before it."""
+    for i, (name, part) in enumerate(parts.items()):
+        found = options(part.start)
+        if "of" in found and (of := found["of"][1]) not in list(parts)[:i]:
+            raise ValueError(f"{name}.start.of must name a part that stands before {name}, one of {list(parts)[:i]}, got {of!r}: "
+                             "change it")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A method for one prompt and seed, with all settings; :meth:`Method.ask` makes it."""
+
+    method: Method
+    prompt: str
+    tier: str
+    seed: int
+    parts: dict[str, Part]
+
+    def __post_init__(self):
+        check("seed", self.seed, int)
+        seeded(self.seed)
+        check("prompt", self.prompt, str)
+        if not re.search(r"\w", self.prompt):
+            raise ValueError(f"the prompt {self.prompt!r} has no words: say what to make")
+        if not self.prompt.isprintable():
+            raise ValueError(f"the prompt {self.prompt[:60]!r} has characters that no file of results can hold: leave them out")
+        check_order(self.parts)
+
+    def tag(self, name: str, version: int | None = None) -> str:
+        """A short name for a part's settings: what differs from the method's own, and the parts before it."""
+        i = list(self.parts).index(name)
+        own = self.method.parts(self.tier)[name]
+        about = {"method": self.method.name, "version": version or self.method.version, "tier": self.tier, "part": name,
+                 "prompt": self.prompt, "seed": self.seed, "differs": difference(describe(self.parts[name]), describe(own)),
+                 "before": [self.tag(before, version) for before in list(self.parts)[:i]]}
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+
+    def settings(self, name: str) -> dict:
+        """All of a part's settings, as JSON can hold them."""
+        return {"method": self.method.name, "version": self.method.version, "tier": self.tier, "part": name,
+                "prompt": self.prompt, "seed": self.seed, "settings": describe(self.parts[name])}
+
+    def home(self, folder: Path, name: str) -> Path:
+        """Where a part's files are: in the folder itself where there is one part only."""
+        return Path(folder) / name if len(self.parts) > 1 else Path(folder)
+
+
+@dataclass
+class Work:
+    """A part that is to be run, or to be gone on with: its stage, and its folder if files are kept.
+
+    ``files`` is for whoever draws the result: what lies in the folder besides, by name; without them the part is not done.
+    """
+
+    name: str
+    part: Part
+    tag: str
+    stage: Stage
+    home: Path | None
+    place: tuple[int, int]  # which part of how many
+    begun: bool  # whether its start lies in the folder already
+    files: dict[str, str]
+
+    @property
+    def checkpoint(self) -> Path | None:
+        return self.home and self.home / "checkpoint.safetensors"
+
+    def run(self, every: int = 25, progress: bool = True) -> Iterator[Step]:
+        """The steps that are left."""
+        i, n = self.place
+        if self.home and not self.begun:
+            self.stage.scene.save(self.home / "start.safetensors", tag=self.tag)
+        return run(self.stage, self.checkpoint, every, progress, self.tag,
+                   "distilling" if n == 1 else f"{self.name}, part {i} of {n}")
+
+
+def work(asked: Asked, folder: Path | None = None, until: str | None = None, prior: Prior | None = None) -> Iterator[Work]:
+    """The parts that are not done, one after the other; each is done when the next is asked for, and its scene is kept then.
+
+    With a ``folder`` each part has its start, checkpoint and scene there, and the same call goes on wherever it was stopped, bit
+    for bit on a CPU. A part that is done is not run again. Where the first part's settings are others than those in the
+    folder that is a ValueError; a later part's folder is renamed then, after its old tag, and the part runs anew. ``until``
+    names the last part to run. ``prior`` saves loading; without it one is held at a time.
+    """
+    names = list(asked.parts)
+    if until is not None and until not in names:
+        raise ValueError(f"until must name a part of {asked.method.name}, one of {', '.join(names)}, got {until!r}: change it")
+    for part in asked.parts.values() if prior is None else ():
+        check_machine(part)
+    made: dict[str, Scene] = {}
+    held = None if prior is None else (prior, None)
+
+    def earlier(name: str) -> Scene:
+        if folder is not None:
+            return scenes.load(asked.home(folder, name) / "scene.safetensors", prior)
+        scene = made[name]
+        return scene.rebuild(scene.config(), {k: leaf.clone() for k, leaf in scene.state_dict().items()}, prior)
+
+    for i, name in enumerate(names[:None if until is None else names.index(until) + 1]):
+        part, tag, home = asked.parts[name], asked.tag(name), folder if folder is None else asked.home(folder, name)
+        begun = None
+        if home and done(home, tag):
+            continue
+        if home:
+            make_room(home, tag, first=i == 0)
+        if held is None or held[1] not in (None, part.prior):
+            prior = held = None  # one at a time
+            prior = load_prior(part)
+            held = prior, part.prior
+        if home and (start := home / "start.safetensors").exists() and scenes.notes(start).get("tag") == tag:
+            begun = scenes.load(start, prior)
+        stage = part.build(asked.prompt, prior, asked.seed if i == 0 else subseed(asked.seed, name) % 10**11, earlier, begun)
+        item = Work(name, part, tag, stage, home, (i + 1, len(names)), begun is not None, {})
+        yield item
+        if home:
+            stage.scene.save(home / "scene.safetensors", tag=tag, files=item.files)
+        else:
+            made[name] = stage.scene
+        item.stage = stage = None
+
+
+def done(home: Path, tag: str) -> bool:
+    """Whether a folder holds the finished part of this tag, with all its files."""
+    if not (file := home / "scene.safetensors").exists():
+        return False
+    notes = scenes.notes(file)
+    return notes.get("tag") == tag and all((home / name).exists() for name in notes.get("files", {}))
+
+
+def tag_in(home: Path) -> str | None:
+    """The tag of what was reached in a part's folder, None where nothing was."""
+    if (file := home / "checkpoint.safetensors").exists():
+        return read(file, tensors=False)[1]
+    return scenes.notes(file).get("tag") if (file := home / "scene.safetensors").exists() else None
+
+
+def make_room(home: Path, tag: str, first: bool) -> None:
+    """See that a part's folder is its own. ValueError where the first part is another."""
+    if (found := tag_in(home)) not in (None, tag):
+        if first:
+            raise ValueError(f"{home} belongs to other settings: remove it, or choose another folder (--out)")
+        names = (f"{home.name}-{found}{more}" for more in ("", *(f"-{n}" for n in range(2, 1000))))
+        home.rename(next(path for path in map(home.with_name, names) if not path.exists()))
+    sweep_strays(home)

@@ -1,0 +1,104 @@
+"""What every scene is, how it is written to a file, and what it begins with."""
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol, Self
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dreamlab.cameras import Cameras
+from dreamlab.files import writing
+from dreamlab.priors.base import Prior
+from dreamlab.types import Rates, Render
+
+
+class Scene(Protocol):
+    """What renders. A scene writes ``parameters``, ``render`` and ``rebuild``, and inherits the rest from here.
+
+    ``kernels`` is the package that draws it on CUDA, ``rates`` what Adam moves its leaves with where nothing else is said,
+    ``dimensions`` 2 for what looks the same from everywhere. Its class stands in the list of :mod:`dreamlab.scenes`.
+    """
+
+    kernels: ClassVar[str | None] = None
+    rates: ClassVar[Rates] = {}
+    dimensions: ClassVar[int] = 3
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The leaves by name; ``GROUP.REST`` belongs to a group of leaves with one rate."""
+        ...
+
+    def render(self, cameras: Cameras, resolution: int, background: Tensor,
+               generator: torch.Generator | None = None) -> Render:
+        """Square images of ``resolution`` pixels over ``background`` (3,) or (B, 3); jittered if a generator is given."""
+        ...
+
+    @classmethod
+    def rebuild(cls, config: dict, leaves: dict[str, Tensor], prior: Prior | None = None) -> Self:
+        """The scene that has these leaves and gave this :meth:`config`. ``prior``: what latents are decoded by."""
+        ...
+
+    def config(self) -> dict:
+        """What :meth:`rebuild` needs besides the leaves, as JSON can hold it."""
+        return {}
+
+    @property
+    def together(self) -> int:
+        """How many views it shows at least: 1, or all of several pictures."""
+        return 1
+
+    def latent(self) -> Tensor:
+        """What a prior may see without a render: a picture of latents has it. ValueError for others."""
+        raise ValueError(f"a {type(self).__name__} is no picture of latents: let the prior look at its colours, look=rgb")
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The leaves, detached."""
+        return {name: leaf.detach() for name, leaf in self.parameters().items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over the values of leaves. ValueError, and no change, where names or shapes differ."""
+        mine = self.parameters()
+        if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in mine.items()}:
+            raise ValueError(f"{len(state)} tensors of another {type(self).__name__}, where this one has "
+                             f"{', '.join(f'{k} {tuple(v.shape)}' for k, v in mine.items())}: build the one they were saved from")
+        for name, leaf in mine.items():
+            leaf.copy_(state[name])
+
+    def to(self, device: torch.device | str) -> Self:
+        """This scene, or a copy on another device."""
+        leaves = self.state_dict()
+        if all(leaf.device == torch.device(device) for leaf in leaves.values()):
+            return self
+        return self.rebuild(self.config(), {name: leaf.to(device) for name, leaf in leaves.items()})
+
+    def export(self, folder: Path) -> dict[str, str]:
+        """Write files that other programs read into a folder; returns what each is, by its name."""
+        return {}
+
+    def save(self, path: Path | str, **notes) -> None:
+        """Leaves, class, config and ``notes`` as safetensors, written aside and renamed; :func:`dreamlab.scenes.load` reads it."""
+        about = json.dumps({"scene": type(self).__name__, "config": self.config()} | notes)
+        with writing(path) as part:  # one entry: several have no fixed order in the file
+            save_file({name: leaf.cpu().contiguous() for name, leaf in self.state_dict().items()}, part, {"dreamlab": about})
+
+
+@dataclass(frozen=True)
+class Begin:
+    """What a start is given: the words, the prior that will look at the scene, random numbers, the scenes of earlier parts.
+
+    A start is a function ``(begin, *, options) -> Scene``; its keyword-only parameters are what settings may name, and its
+    return annotation says which scene it makes.
+    """
+
+    prompt: str
+    prior: Prior
+    generator: torch.Generator
+    earlier: Callable[[str], Scene]
+
+
+def again(begin: Begin, *, of: str = "") -> Scene:
+    """The scene that the part ``of`` has made, to go on with."""
+    return begin.earlier(of)
