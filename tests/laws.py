@@ -32,21 +32,27 @@ def law_value(rule, prior, seed: int = 0, distill=distill):
 
 
 @contextmanager
+def law_weights_untouched(unet):
+    """They stay bit for bit, and no gradient reaches them, though critics learn on them."""
+    before = {k: v.clone() for k, v in unet.state_dict().items()}
+    yield
+    for name, parameter in unet.named_parameters():
+        assert parameter.grad is None and not parameter.requires_grad, name
+    after = unet.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[k], v) for k, v in before.items())
+
+
+@contextmanager
 def law_prior_untouched(prior):
-    """No gradient reaches the prior or goes through it to x, and its weights stay bit for bit, though critics learn."""
+    """No gradient reaches the prior or goes through it to x, and its weights stay."""
     seen, _eps = [], prior._eps
-    before = {k: v.clone() for k, v in prior.unet.state_dict().items()} if hasattr(prior, "unet") else {}
     prior._eps = lambda x_t, t, cond: seen.append(x_t.requires_grad) or _eps(x_t, t, cond)
-    try:
-        yield
-    finally:
-        del prior._eps
-    assert seen and not any(seen)
-    if before:
-        for name, parameter in prior.unet.named_parameters():
-            assert parameter.grad is None and not parameter.requires_grad, name
-        after = prior.unet.state_dict()
-        assert after.keys() == before.keys() and all(torch.equal(after[k], v) for k, v in before.items())
+    with law_weights_untouched(getattr(prior, "unet", torch.nn.Identity())):
+        try:
+            yield
+        finally:
+            del prior._eps
+        assert seen and not any(seen)
 
 
 def law_restored(rule, other, prior, folder):

@@ -1,4 +1,5 @@
-"""The five priors that every rule must work on, inputs for them, and a rule for each of them by name."""
+"""The six priors that every rule must work on, inputs for them, and a rule for each of them by name."""
+from copy import copy
 from functools import cache
 
 import torch
@@ -10,12 +11,12 @@ from dreamlab.priors.base import Prior
 from dreamlab.priors.critic import Critic
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.priors.mixture import GaussianMixturePrior, ImageMixturePrior
-from dreamlab.prompts import Prompt
+from dreamlab.prompts import Condition, Prompt
 from dreamlab.rules import VDM, LinearOperator
 from dreamlab.rules.vsd import CriticRule
 
 UNGUIDED = {name for name in rules.RULES if "guidance" not in getattr(rules, name).__dataclass_fields__}
-PRIORS = ["points", "pixels", "toybox", "eps", "v"]
+PRIORS = ["points", "pixels", "toybox", "eps", "v", "refiner"]
 
 
 def points() -> GaussianMixturePrior:
@@ -29,7 +30,15 @@ def pixels(size: int = 16) -> ImageMixturePrior:
     return ImageMixturePrior(images, {"mood": ["warm"] * 5 + ["cold"] * 5})
 
 
-def tiny(prediction: str, seed: int = 0) -> DiffusionPrior:
+class Refiner(DiffusionPrior):
+    """Shaped like Stable Diffusion XL's refiner: a condition is text, a summary of it, and five numbers about the picture."""
+
+    def embed(self, texts):
+        text = super().embed(texts)
+        return Condition({"text": text, "text_embeds": text.mean(1), "time_ids": torch.tensor([[64.0, 64, 0, 0, 6]])})
+
+
+def tiny(prediction: str, seed: int = 0, kind: type[DiffusionPrior] = DiffusionPrior, **unet) -> DiffusionPrior:
     """A Stable-Diffusion-shaped pipeline with random weights: 8 x 8 latents, a condition of 16 tokens by 8 numbers."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -39,21 +48,22 @@ def tiny(prediction: str, seed: int = 0) -> DiffusionPrior:
     unet = UNet2DConditionModel(
         sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=4,
         cross_attention_dim=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), **unet)
     text = CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1,
                                         num_attention_heads=1, max_position_embeddings=tokenizer.model_max_length,
                                         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
     vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4)
     scheduler = DDIMScheduler(1000, 0.00085, 0.012, "scaled_linear", clip_sample=False, steps_offset=1,
                               prediction_type=prediction)
-    return DiffusionPrior(StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None,
-                                                  requires_safety_checker=False))
+    return kind(StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False))
 
 
 @cache
 def prior(name: str) -> Prior:
     make = {"points": points, "pixels": pixels, "toybox": DiffusionPrior.load, "eps": lambda: tiny("epsilon"),
-            "v": lambda: tiny("v_prediction")}
+            "v": lambda: tiny("v_prediction"), "another v": lambda: tiny("v_prediction", seed=1),
+            "refiner": lambda: tiny("epsilon", kind=Refiner, addition_embed_type="text_time", addition_time_embed_dim=4,
+                                    projection_class_embeddings_input_dim=5 * 4 + 8)}
     return make[name]()
 
 
@@ -113,3 +123,11 @@ def build_apart(name: str, prior: Prior, **settings) -> rules.Rule:
     if issubclass(rule, CriticRule):
         return rule(Frozen(prior), **settings)
     return VDM(LinearOperator(prior.shape), **settings) if name == "VDM" else build(name, prior, **settings)
+
+
+def again(owner, **fields):
+    """A dataclass with other fields, checked anew; in ``owner(...)`` the tests' own type checker would speak before it."""
+    other = copy(owner)
+    vars(other).update(fields)
+    other.__post_init__()
+    return other
