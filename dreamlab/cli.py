@@ -74,7 +74,8 @@ def methods(name: str | None) -> None:
     print(f"{chosen.about}\n{'--set':40s}{'toy':36s}paper")
     for part in chosen.toy:
         toy, paper = (flat(describe(parts[part])) for parts in (chosen.toy, chosen.paper))
-        for path in dict.fromkeys([*toy, *paper]):
+        groups = dict.fromkeys(path.split(".")[0] for path in describe(chosen.toy[part]) if path != "is")
+        for path in (path for group in groups for path in dict.fromkeys([*toy, *paper]) if path.split(".")[0] == group):
             values = [str(x.get(path, "")).replace("None", "none")[:60] for x in (toy, paper)]
             print(f"{f'{part}.' * (len(chosen.toy) > 1) + path.removesuffix('.is'):40s}{values[0]:36s}{values[1]}")
 

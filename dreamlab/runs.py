@@ -1,10 +1,17 @@
 """The one owner of a run: its folder, its parts one after the other, what is left when it stops, and what is said."""
 import hashlib
+import io
 import re
 import sys
+import time
+from datetime import date
 from pathlib import Path
 
+import torch
+from PIL import Image
+
 from dreamlab import memory, scenes
+from dreamlab.export import to_uint8
 from dreamlab.files import try_writing, write_json
 from dreamlab.pipeline import Asked, Work, work
 from dreamlab.priors.base import Prior
@@ -36,26 +43,17 @@ def dream(asked: Asked, out: Path = Path("runs"), until: str | None = None, prio
 
 
 def go(item: Work, asked: Asked) -> None:
-    """One part: say what memory it needs, run it to its end, to Ctrl-C or to a gradient that is not finite, and leave in its
-    folder what there is; the whole report at the end."""
-    view: Solid = report(item, asked.prompt)
-    checkpoint, home = item.checkpoint, item.home
+    """One part, run to its end, to Ctrl-C or to a gradient that is not finite: its folder has what there is then, and the whole
+    report at the end."""
+    view, home = report(item, asked.prompt), item.home
 
     def leave():
         write_json(home / "settings.json", asked.settings(item.name))
         view.keep(home)
 
-    reached = read(checkpoint, tensors=False)[0] if checkpoint.exists() else None
-    if reached is None or reached < item.stage.steps:
-        memory.announce(item.stage, view.memory, say)
-    steps = item.run()
     try:
-        if reached is None:
-            view.watch(home, 0)
-        for step in steps:
-            view.watch(home, step.step + 1)
+        distil(item, view)
     except (KeyboardInterrupt, FloatingPointError):
-        steps.close()  # saves the checkpoint
         leave()
         raise
     leave()
@@ -63,6 +61,46 @@ def go(item: Work, asked: Asked) -> None:
     item.files = files | {"settings.json": "what was run"}
     if said:
         say(f"\n{said}")
+
+
+def distil(item: Work, view: Solid, every: int = 25, quiet: bool = False) -> bool:
+    """Say what memory a part needs, and run what is left of it; returns whether it was gone on with. ValueError, before any
+    step, where the memory is not there."""
+    reached = read(item.checkpoint, tensors=False)[0] if item.checkpoint and item.checkpoint.exists() else None
+    if reached is None or reached < item.stage.steps:
+        memory.announce(item.stage, view.memory, say=(lambda line: None) if quiet else say)
+    steps = item.run(every, progress=not quiet)
+    try:
+        for done in range(item.stage.steps + 1) if reached is None else range(reached + 1, item.stage.steps + 1):
+            if done:
+                next(steps)
+            if item.home and not quiet:
+                view.watch(item.home, done)
+    finally:
+        steps.close()  # saves the checkpoint
+    return reached is not None
+
+
+def measure(asked: Asked, folder: Path) -> tuple[dict, dict[str, bytes]]:
+    """Run without a word: what was measured of the last part, and files to keep: eight small views, and the scene.
+
+    ``seconds`` is left out where a run was gone on with.
+    """
+    seconds, resumed, last = 0.0, False, list(asked.parts)[-1]
+    for item in work(asked, folder):
+        view, stage, begin = report(item, asked.prompt), item.stage, time.perf_counter()
+        resumed |= distil(item, view, every=50, quiet=True)
+        seconds += time.perf_counter() - begin
+        if item.name == last:
+            row = {} if resumed else {"seconds": round(seconds, 1)}
+            row |= {"steps": stage.steps} | stage.scene.count() | view.measures()
+            row |= {"date": str(date.today()), "torch": torch.__version__, "threads": torch.get_num_threads(),
+                    "device": str(stage.prior.device)}
+            row.pop("front_scores", None)
+            image = io.BytesIO()
+            Image.fromarray(to_uint8(torch.cat(list(view.views()), 1))).save(image, "WEBP", quality=90)
+    scene = asked.home(folder, last) / "scene.safetensors"
+    return row, {"views.webp": image.getvalue(), "scene.safetensors": scene.read_bytes()}
 
 
 def folder_name(asked: Asked) -> str:

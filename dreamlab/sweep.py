@@ -22,11 +22,9 @@ from its checkpoint. A run that fails, for want of memory or of its prior's weig
 its ``error``; the others go on, and it is tried again without that row, or with other settings.
 """
 import csv
-import io
 import re
 import sys
 import tempfile
-import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -36,19 +34,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from dreamlab import memory
-from dreamlab.export import to_uint8
 from dreamlab.files import try_writing, writing
+from dreamlab.memory import refused
 from dreamlab.methods import method
-from dreamlab.pipeline import Asked, work
+from dreamlab.pipeline import Asked
 from dreamlab.priors.diffusion import card_of
-from dreamlab.report import SHEET, SIDE, ready, report
+from dreamlab.report import SHEET, SIDE, ready
+from dreamlab.runs import measure
 from dreamlab.settings import flat
-from dreamlab.stage import read as read_checkpoint
 
 WORDS = ("method", "prompt", "tag", "error")  # columns of text, whatever it looks like
 KEY = ("method", "prompt", "seed")
@@ -114,36 +110,16 @@ def ask(name: str, changes: dict[str, Any], common: dict[str, Any], prompt: str,
 
 
 def one(job: Job, folder: Path | None = None) -> tuple[dict, dict[str, bytes]]:
-    """Run a job, in a folder where it leaves its checkpoints. Its row, and files to keep: eight views, and the scene."""
-    asked = job.asked
-    row = {"method": job.method, "prompt": asked.prompt, "seed": asked.seed, "tag": job.tag}
-    with tempfile.TemporaryDirectory() as own:
-        home, begin, resumed = Path(folder or own), time.perf_counter(), False
-        try:
-            for item in work(asked, home):
-                left = not item.checkpoint.exists() or read_checkpoint(item.checkpoint, tensors=False)[0] < item.stage.steps
-                if left:
-                    memory.announce(item.stage, say=lambda line: None)
-                resumed |= item.checkpoint.exists()
-                for _ in item.run(every=50, progress=False):
-                    pass
-                if item.name == list(asked.parts)[-1]:
-                    row |= {} if resumed else {"seconds": round(time.perf_counter() - begin, 1)}
-                    view, stage = report(item, asked.prompt), item.stage
-                    row["steps"] = stage.steps
-                    if counts := getattr(type(stage.scene), "__len__", None):
-                        row["gaussians"] = counts(stage.scene)
-                    row |= {k: v for k, v in view.measures().items() if k != "front_scores"}
-                    row |= {"date": str(date.today()), "torch": torch.__version__, "threads": torch.get_num_threads(),
-                            "device": str(stage.prior.device)}
-                    buffer = io.BytesIO()
-                    Image.fromarray(to_uint8(torch.cat(list(view.views()), 1))).save(buffer, "WEBP", quality=90)
-        except (ValueError, FileNotFoundError, FloatingPointError, RuntimeError, MemoryError) as error:
-            if isinstance(error, RuntimeError) and not memory.refused(error):
-                raise
-            return row | {"error": str(error).partition("\n")[0], "date": str(date.today())}, {}
-        scene = asked.home(home, list(asked.parts)[-1]) / "scene.safetensors"
-        return row, {"views.webp": buffer.getvalue(), "scene.safetensors": scene.read_bytes()}
+    """Run a job, in a folder where it leaves its checkpoints. Its row, with an ``error`` if it fails, and files to keep."""
+    row = {"method": job.method, "prompt": job.asked.prompt, "seed": job.asked.seed, "tag": job.tag}
+    try:
+        with tempfile.TemporaryDirectory() as own:
+            found, files = measure(job.asked, Path(folder or own))
+        return row | found, files
+    except (ValueError, FileNotFoundError, FloatingPointError, RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not refused(error):
+            raise
+        return row | {"error": str(error).partition("\n")[0], "date": str(date.today())}, {}
 
 
 def read(path: Path) -> list[dict]:

@@ -74,6 +74,10 @@ class Scene(Protocol):
             return self
         return self.rebuild(self.config(), {name: leaf.to(device) for name, leaf in leaves.items()})
 
+    def count(self) -> dict[str, int]:
+        """How many of what it is made of, for a table."""
+        return {}
+
     def export(self, folder: Path) -> dict[str, str]:
         """Write files that other programs read into a folder; returns what each is, by its name."""
         return {}

@@ -107,6 +107,9 @@ class Gaussians(Scene):
         """From a scene's file, or a file of the leaves alone."""
         return cls.from_raw(load_weights(path, "name the scene.safetensors of a run"))
 
+    def count(self) -> dict[str, int]:
+        return {"gaussians": len(self)}
+
     def of(self, n: int) -> "Gaussians":
         """n Gaussians, which are these again and again, together as large as before: to see what so many would cost."""
         again = {name: leaf[torch.arange(n, device=leaf.device) % len(leaf)] for name, leaf in self.state_dict().items()}
