@@ -1,13 +1,15 @@
 """The critics: where they start, what they learn, what they leave alone, and what they draw."""
 import pytest
 import torch
+from laws import law_guidance_one_is_none, law_prior_untouched, law_restored, law_weight, law_weights_untouched
 from safetensors.torch import load_file, save_file
-from zoo import inputs, pixels, points, prior
+from zoo import inputs, pixels, points, prior, tiny
 
 from dreamlab.cameras import orbit
 from dreamlab.learner import Learner
-from dreamlab.noise import randn, seeded
-from dreamlab.priors.critic import EmbeddingCritic, ExactCritic, LoRACritic, default_critic, same_prior
+from dreamlab.noise import Schedule, randn, seeded
+from dreamlab.priors.base import Card
+from dreamlab.priors.critic import EmbeddingCritic, ExactCritic, LoRACritic, comparable, default_critic
 from dreamlab.priors.mixture import GaussianMixturePrior
 from dreamlab.rules import APFO, ASD, LODS, VSD
 
@@ -29,18 +31,24 @@ def fit(critic, x, cond, steps: int, camera=None) -> list[float]:
 
 
 def moved(critic, x_t, t, cond, camera=None) -> float:
-    """How far from the prior the critic is."""
-    return float((critic.eps(x_t, t, cond, camera) - critic.prior.eps(x_t, t, cond)[0]).abs().max())
+    """How far from where it started the critic is."""
+    return float((critic.eps(x_t, t, cond, camera) - critic.base.eps(x_t, t, cond)[0]).abs().max())
+
+
+def lora(where: str, beside: str | None = None, **settings) -> LoRACritic:
+    """On the UNet of the prior itself, or of the one ``beside`` it."""
+    return LoRACritic(prior(where), base=beside and prior(beside), **settings)
 
 
 # LoRA.
 
 
-@pytest.mark.parametrize("where", ["eps", "v", "toybox"])
+@pytest.mark.parametrize("where, beside", [("eps", None), ("v", None), ("toybox", None), ("eps", "another v")])
 @pytest.mark.parametrize("camera", [False, True])
-def test_lora_starts_as_the_prior_and_shares_its_weights(where, camera):
-    here = prior(where)
-    critic = LoRACritic(here, camera=camera)
+def test_lora_starts_as_its_base_and_shares_its_weights(where, beside, camera):
+    critic = lora(where, beside, camera=camera)
+    here = critic.base
+    assert critic.prior is prior(where) and here is prior(beside or where)
     x, t, eps, prompt = inputs(here, n=2)
     assert moved(critic, here.add_noise(x, eps, t), t, prompt.positive, orbit([0.0, 90.0]) if camera else None) < 1e-5
     frozen = {name.replace("base_layer.", ""): p for name, p in critic.unet.named_parameters() if not p.requires_grad}
@@ -70,26 +78,31 @@ def test_lora_learns_the_renders_and_leaves_the_prior_alone(where):
 
 def test_the_loss_is_the_mean_square_in_what_the_unet_predicts():
     """Noise, or velocity: from one x_t the velocity's error is the noise's over alpha_t."""
-    for where, of in (("eps", lambda here, x, eps, t: eps), ("v", lambda here, x, eps, t: here.schedule.v(x, eps, t))):
-        here = prior(where)
-        x, t, eps, prompt = inputs(here, n=3)
+    velocity = lambda here, x, eps, t: here.schedule.v(x, eps, t)  # noqa: E731
+    noise = lambda here, x, eps, t: eps  # noqa: E731
+    for where, beside, of in (("eps", None, noise), ("v", None, velocity), ("eps", "another v", velocity)):
+        here, critic = prior(beside or where), lora(where, beside)
+        x, t, eps, prompt = inputs(critic.prior, n=3)
         x_t = here.add_noise(x, eps, t)
         with torch.no_grad():
             out = here.unet(x_t, t, encoder_hidden_states=prompt.positive.expand(3, -1, -1)).sample
         expected = (out - of(here, x, eps, t)).square().mean()
-        torch.testing.assert_close(LoRACritic(here).fit(x, t, eps, prompt.positive), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(critic.fit(x, t, eps, prompt.positive), expected, atol=1e-5, rtol=1e-4)
 
 
-@unets
-def test_the_pull_has_the_gradient_of_both_halves(where):
-    """||eps_phi - eps||² + gamma ||eps_phi - eps_y||² and what ``fit`` descends: the same direction, 1 + gamma apart."""
+@pytest.mark.parametrize("where, beside", [("eps", None), ("v", None), ("eps", "another v")])
+def test_the_pull_has_the_gradient_of_both_halves(where, beside):
+    """||eps_phi - eps||² + gamma ||eps_phi - eps_y||² and what ``fit`` descends: the same direction, 1 + gamma apart.
+
+    eps_y is the prior's, whatever network the critic is on.
+    """
     here, gamma = prior(where), -0.75
     x, t, eps, prompt = inputs(here, n=2)
-    critic = LoRACritic(here, lr=1e-2)
+    critic = lora(where, beside, lr=1e-2)
     fit(critic, x, prompt.positive, 3)  # off the start, where eps_phi = eps_y
     x_t = here.add_noise(x, eps, t)
     eps_y, = here.eps(x_t, t, prompt.positive)
-    scale = here.schedule.alpha(t, x) if where == "v" else 1.0
+    scale = here.schedule.alpha(t, x) if critic.base.prediction == "v_prediction" else 1.0
     predicted = critic._eps(x_t, t, prompt.positive, None)
     loss = ((predicted - eps) / scale).square().mean() + gamma * ((predicted - eps_y) / scale).square().mean()
     published = torch.autograd.grad(loss, list(critic.learner.parameters.values()))
@@ -129,6 +142,56 @@ def test_two_critics_of_one_prior_do_not_meet():
     fit(first, x, prompt.positive, 3)
     x_t = here.add_noise(x, eps, t)
     assert moved(first, x_t, t, prompt.positive) > 1e-3 and moved(second, x_t, t, prompt.positive) < 1e-5
+
+
+# On another network than the prior's: a v-prediction UNet beside an eps-prediction prior.
+
+
+@pytest.mark.parametrize("rule", [VSD, APFO, ASD])
+def test_the_laws_hold_with_a_critic_on_another_network(rule, tmp_path):
+    """Prior and base stay as they are, bit for bit, and no gradient reaches either."""
+    def make(**settings):
+        return rule(lora("eps", "another v", lr=1e-2), **settings)
+
+    here = prior("eps")
+    with law_prior_untouched(here), law_weights_untouched(prior("another v").unet):
+        law_restored(make(), make(), here, tmp_path)
+    law_weight(make, here)
+    law_guidance_one_is_none(make, here)
+    args = inputs(here)
+    assert not torch.allclose(make()(here, *args).value, rule(lora("eps"))(here, *args).value, atol=1e-3)
+
+
+def test_a_critic_on_another_network_learns_the_renders():
+    x, _, _, prompt = inputs(prior("eps"), n=4)
+    critic = lora("eps", "another v", lr=2e-2)
+    start = held_out(critic, 0.3 * x, prompt.positive)
+    fit(critic, 0.3 * x, prompt.positive, 30)
+    end = held_out(critic, 0.3 * x, prompt.positive)
+    print(f"\nLoRA on a velocity beside eps: error on the renders at new noise {start:.3f} to {end:.3f} in 30 steps")
+    assert end < 0.9 * start
+
+
+def rescheduled(schedule: Schedule):
+    other = tiny("v_prediction")
+    other.schedule = schedule
+    return other
+
+
+@pytest.mark.parametrize("base, message", [
+    (lambda: prior("toybox"), r"its samples have shape \(4, 8, 8\) and not \(8, 16, 16\): build it there, or take two "
+                                r"that agree"),
+    (lambda: rescheduled(Schedule.scaled_linear(500)), "its noise schedule has 1000 timesteps and not 500"),
+    (lambda: rescheduled(Schedule.scaled_linear(beta_end=0.02)), "their noise schedules are up to 0.1.* apart")])
+def test_a_network_over_other_samples_or_noise_is_refused(base, message):
+    """When the critic is made, and where it is compared with a prior."""
+    other = base()
+    with pytest.raises(ValueError, match=message):
+        LoRACritic(prior("eps"), base=other)
+    with pytest.raises(ValueError, match=message):
+        comparable(LoRACritic(prior("eps")), other)
+    with pytest.raises(ValueError, match=message):
+        VSD(LoRACritic(prior("eps")))(other, *inputs(other))
 
 
 # The embedding.
@@ -229,8 +292,7 @@ def test_a_state_of_another_critic_is_named():
 
 def test_draws_are_reproducible_and_differ_from_fit_to_fit():
     x = randn((500, 2), seeded(0))
-    a, b, c = (ExactCritic(points()) for _ in range(3))
-    c.seed = 1
+    a, b, c = (ExactCritic(points(), seed=seed) for seed in (0, 0, 1))
     (t, eps), (t_b, eps_b), (t_c, _) = a.draw(x), b.draw(x), c.draw(x)
     assert torch.equal(t, t_b) and torch.equal(eps, eps_b) and not torch.equal(t, t_c)
     assert t.min() >= 0 and t.max() < 1000 and t.max() - t.min() > 900
@@ -239,7 +301,7 @@ def test_draws_are_reproducible_and_differ_from_fit_to_fit():
     a.fit(x, t, eps, ANY)
     later = a.draw(x)
     assert not torch.equal(later[0], t) and not torch.equal(later[1], eps)
-    for step in range(5):  # and no draw is that of a step of the run, whose seeds count from 0
+    for step in range(5):  # and no draw is that of a step of the run
         assert not torch.equal(later[1], randn((500, 2), seeded(0, step)))
 
 
@@ -288,11 +350,40 @@ def test_default_critic_is_lora_where_there_is_a_unet():
     assert isinstance(default_critic(prior("eps")), LoRACritic) and isinstance(default_critic(pixels()), ExactCritic)
 
 
-def test_same_prior_means_the_very_same():
+def test_comparable_priors_share_samples_and_schedule():
+    """They need not be one object: a v-prediction model may stand beside an eps-prediction one."""
     here, twin = points(), points()
-    same_prior(ExactCritic(here), here)
-    with pytest.raises(ValueError, match="the critic was built on another prior"):
-        same_prior(ExactCritic(here), twin)
+    comparable(ExactCritic(here), here)
+    comparable(ExactCritic(here), twin)
+    assert VSD(ExactCritic(here))(twin, *inputs(twin)).value.isfinite().all()
+    with pytest.raises(ValueError, match=r"the critic was built on another prior \(GaussianMixturePrior\) than it works with "
+                                         r"\(ImageMixturePrior\), its samples have shape \(2,\) and not \(3, 16, 16\)"):
+        comparable(ExactCritic(here), pixels())
+
+
+def rate(critic) -> float:
+    return critic.learner.optimizer.param_groups[0]["lr"]
+
+
+def test_the_critics_rate_is_the_given_one_or_the_cards_or_the_published(monkeypatch):
+    bare, toybox = prior("eps"), prior("toybox")
+    assert [rate(rule.for_prior(bare).critic) for rule in (VSD, APFO, ASD, LODS)] == [1e-4, 1e-4, 1e-4, 1e-5]
+    assert [rate(rule.for_prior(toybox).critic) for rule in (VSD, LODS)] == [0.01, 0.01]
+    assert [rate(rule.for_prior(toybox, critic_rate=0.5).critic) for rule in (VSD, LODS)] == [0.5, 0.5]
+    monkeypatch.setattr(bare, "card", Card(critic_rate=0.2), raising=False)
+    assert rate(ASD.for_prior(bare).critic) == 0.2
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda: LoRACritic(prior("eps"), rank=0), r"rank must be a whole number in \[1, 1e\+06\], got 0: change rank"),
+    (lambda: LoRACritic(prior("eps"), lr=float("nan")), "lr must be a number above 0, got nan"),
+    (lambda: EmbeddingCritic(prior("eps"), lr=0.0), "lr must be a number above 0, got 0.0"),
+    (lambda: ExactCritic(points(), std=-0.1), "std must be a number at least 0, got -0.1"),
+    (lambda: VSD.for_prior(prior("eps"), critic_rate=float("inf")), "critic_rate must be a number above 0 or none, got inf"),
+    (lambda: LODS.for_prior(prior("eps"), critic_rate=-1.0), "critic_rate must be a number above 0 or none, got -1.0")])
+def test_what_a_critic_cannot_use_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_learner_without_parameters_only_reports_the_loss():

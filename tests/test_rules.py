@@ -1,6 +1,8 @@
 """Laws of the distillation rules. The first ones hold for each of ``RULES``, on five priors; then SDS, VDM, U-Lite."""
 import ast
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import fields, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -17,13 +19,14 @@ from laws import (
     law_weight,
 )
 from torch import nn
-from zoo import PRIORS, UNGUIDED, Constant, build, build_apart, inputs, pixels, prior
+from zoo import PRIORS, UNGUIDED, Constant, again, build, build_apart, inputs, pixels, prior
 
-from dreamlab.noise import per_sample, randn, seeded
+from dreamlab import rules
+from dreamlab.noise import per_sample, randn, seeded, stream
 from dreamlab.priors.mixture import GaussianMixturePrior
 from dreamlab.prompts import Prompt
-from dreamlab.rules import RULES, SDS, VDM, LinearOperator, NoisyOperator, Residual, ULite, distill
-from dreamlab.schedules import Annealed, Cosine, Uniform, dca_lambda, one, sigma2
+from dreamlab.rules import OPERATORS, RULES, SDS, VDM, VSD, LinearOperator, NoisyOperator, Residual, ULite, distill
+from dreamlab.schedules import Annealed, Cosine, Grid, Uniform, dca_lambda, one, sigma2
 
 ANY = torch.tensor([-1])
 
@@ -147,19 +150,156 @@ def test_guidance_below_its_least_is_named_before_any_step(name):
             build(name, prior("points"), guidance=2.0)
         return
     assert build(name, prior("points"), guidance=least).guidance == least
-    for bad in (least - 0.1, -7.5, float("nan")):
-        with pytest.raises(ValueError, match=rf"guidance must be >= {least:g} in {name}"):
+    for bad in (least - 0.1, -7.5, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=rf"guidance must be >= {least:g} in {name} .* and finite, got {bad}"):
             build(name, prior("points"), guidance=bad)
 
 
+NAN, INF = float("nan"), float("inf")
+CUTOFF = r"must be a whole number in \[-1, 100000\], got"
+
+
 @pytest.mark.parametrize("name, settings, message", [
-    ("ASD", {"gamma": -1.0}, r"gamma must lie in \(-1, 0\], got -1"), ("ASD", {"gamma": 0.5}, "got 0.5"),
-    ("ASD", {"gamma": float("nan")}, "got nan"),
-    ("CSD", {"negative": 1.5}, r"negative must lie in \[0, 1\], got 1.5"), ("CSD", {"negative": -0.1}, "got -0.1"),
-    ("PFD", {"steps": 0}, r"steps must be at least 1 \(which is SDI\), got 0")])
+    ("ASD", {"gamma": -1.0}, r"ASD.gamma must be a number in \(-1, 0\], got -1"), ("ASD", {"gamma": 0.5}, "got 0.5"),
+    ("ASD", {"gamma": NAN}, "got nan"), ("CSD", {"negative": 1.5}, r"CSD.negative must be a number in \[0, 1\], got 1.5"),
+    ("CSD", {"negative": -0.1}, "got -0.1"), ("Consistent3D", {"interval": -5}, "whole number in .*, got -5: change"),
+    ("ISM", {"interval": -5}, r"ISM.interval must be a whole number in \[0, 100000\], got -5: change ISM.interval"),
+    ("ISM", {"stride": 0}, r"ISM.stride must be a whole number in \[1, 1e\+06\], got 0"),  # a step of 0 would never arrive
+    ("LMCSDS", {"pretrain": -1}, r"pretrain must be a whole number in \[0, 1e\+06\], got -1"),
+    ("NFSD", {"cutoff": -2}, f"NFSD.cutoff {CUTOFF} -2"), ("PFD", {"steps": 0}, "PFD.steps .*, got 0"),
+    ("PFD", {"stride": 0}, "PFD.stride must be"), ("SDI", {"stride": 0}, "SDI.stride must be"),
+    ("SDI", {"inversion_guidance": INF}, "SDI.inversion_guidance must be a number or none, got inf"),
+    ("SSD", {"switch": 10**6}, f"SSD.switch {CUTOFF} 1000000"), ("VDM", {"cutoff": -2}, f"VDM.cutoff {CUTOFF} -2"),
+    ("VDM", {"lr": 0.0}, "VDM.lr must be a number above 0, got 0.0"), ("VDM", {"lr": NAN}, "VDM.lr .*, got nan")])
 def test_settings_out_of_range_are_named_before_any_step(name, settings, message):
     with pytest.raises(ValueError, match=message):
         build(name, prior("points"), **settings)
+
+
+@every_rule
+def test_every_field_says_what_it_cannot_be(name):
+    rule = build(name, prior("points"))
+    for field in fields(rule):
+        value = getattr(rule, field.name)
+        for wrong in ["sigma2", NAN, INF, -INF, [1]] if type(value) in (int, float) else ["no", [1]]:
+            with pytest.raises(ValueError, match=rf"{field.name} must be .*, got ") as error:
+                again(rule, **{field.name: wrong})
+            assert repr(wrong) in str(error.value) and "\n" not in str(error.value)
+        again(rule, **{field.name: value})
+
+
+def test_strings_for_numbers_are_named_without_the_type_checker_of_the_tests():
+    code = """
+from dreamlab.priors.critic import ExactCritic
+from dreamlab.priors.mixture import GaussianMixturePrior
+from dreamlab.rules import LMCSDS, VDM, VSD
+import torch
+here = GaussianMixturePrior(torch.zeros(1, 2))
+for make in (lambda: VDM.for_prior(here, dca="no"), lambda: VDM.for_prior(here, cutoff=float("nan")),
+             lambda: VSD.for_prior(here, critic_rate="fast"), lambda: VSD.for_prior(here, guidance="7.5"),
+             lambda: LMCSDS.for_prior(here, pretrain=0.5), lambda: ExactCritic(here, std="wide")):
+    try:
+        make()
+    except ValueError as error:
+        print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.splitlines()
+    assert len(said) == 6 and [line.split(", got ")[1].split(":")[0] for line in said] == [
+        "'no'", "nan", "'fast'", "'7.5'", "0.5", "'wide'"]
+
+
+# What a rule says of itself.
+
+
+@every_rule
+def test_reads_negative_is_true_where_the_negative_prompt_counts(name):
+    here = prior("points")
+    x, t, eps, prompt = inputs(here)
+    settings = {"negative": 0.5} if name == "CSD" else {}
+    one, other = (build(name, here, **settings)(here, x, t, eps, Prompt(prompt.positive, prompt.null, negative)).value
+                  for negative in (torch.tensor([2]), torch.tensor([0])))
+    assert torch.equal(one, other) != getattr(rules, name).reads_negative
+
+
+@every_rule
+def test_reads_perp_is_true_where_perp_neg_counts(name):
+    here = prior("points")
+    x, t, eps, prompt = inputs(here)
+    steered = Prompt(prompt.positive, prompt.null, prompt.negative, ((torch.tensor([2]), torch.full((3,), -1.0)),))
+    if not getattr(rules, name).reads_perp:
+        rule = build(name, here)
+        with pytest.raises(ValueError, match=f"{name} .*no guided prediction that Perp-Neg could move: choose another rule"):
+            rule(here, x, t, eps, steered)
+        assert rule.critic.fits == 0
+        return
+    one, other = (build(name, here)(here, x, t, eps, prompt).value for prompt in (prompt, steered))
+    assert not torch.allclose(one, other, rtol=1e-3)
+
+
+@every_rule
+def test_only_apfo_asks_for_its_timesteps(name):
+    rule = build(name, prior("points"), **{"grid": Grid(points=50)} if name == "APFO" else {})
+    assert rule.timesteps == (Grid(points=50) if name == "APFO" else None)
+
+
+# One seed reaches whatever is random; no two things share numbers.
+
+
+RANDOM = {"VSD", "APFO", "ASD", "LODS", "VDM", "LMCSDS", "Consistent3D"}
+
+
+@every_rule
+def test_the_seed_makes_what_is_random(name):
+    """Of two calls; of the first alone where the critic has not yet moved away from where it started."""
+    here = prior("eps")
+
+    def second(seed):
+        rule = build(name, here, seed=seed)
+        rule(here, *inputs(here))
+        return rule(here, *inputs(here, 1)).value
+
+    a, b, c = map(second, (3, 3, 4))
+    assert torch.equal(a, b) and torch.equal(a, c) != (name in RANDOM)
+
+
+def parts(rule) -> torch.Tensor:
+    module = rule.operator if isinstance(rule, VDM) else rule.b
+    return torch.cat([p.detach().flatten() for p in module.parameters()])
+
+
+def test_the_seed_makes_operators_and_lmcs_network_and_its_training():
+    here = prior("eps")
+    for make in (partial(build, "VDM", here), partial(build, "VDM", here, operator=OPERATORS["NoisyOperator"]),
+                 partial(build, "LMCSDS", here, pretrain=0), partial(build, "LMCSDS", prior("points"), pretrain=2)):
+        a, b, c = (parts(make(seed=seed)) for seed in (0, 0, 1))
+        assert torch.equal(a, b) and not torch.equal(a, c)
+    one, other = build("Consistent3D", here, seed=5), build("Consistent3D", here, seed=6)
+    assert (one.seed, other.seed) == (5, 6)
+    same, other = (rule(here, *inputs(here)).parts["noise"] for rule in (one, other))
+    assert not torch.allclose(same, other)
+
+
+def overlap(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The largest correlation of two sequences over all shifts: 1 where one is in the other."""
+    a, b = ((v - v.mean()) / v.std() for v in (a.flatten(), b.flatten()))
+    n = len(a) + len(b)
+    return float((torch.fft.irfft(torch.fft.rfft(a, n) * torch.fft.rfft(b, n).conj(), n) / min(len(a), len(b))).abs().max())
+
+
+def test_no_two_streams_share_numbers():
+    """Start noise, a critic's draws, the fixed noise of Consistent3D, steps of the run, all at one seed."""
+    here = GaussianMixturePrior(torch.zeros(1, 2), 0.5)
+    x = torch.zeros(8000, 2)
+    critic = VSD.for_prior(here, seed=0).critic
+    draws = {"start": randn((8000, 2), stream(0, "start")), "step": randn((8000, 2), seeded(0, 0)), "first": critic.draw(x)[1]}
+    critic.fits = 1
+    draws["second"] = critic.draw(x)[1]
+    wide = GaussianMixturePrior(torch.zeros(1, 16000), 0.5)
+    args = torch.zeros(1, 16000), torch.tensor([5]), torch.zeros(1, 16000), Prompt(torch.tensor([0]), torch.tensor([0]))
+    draws["fixed"] = build("Consistent3D", wide)(wide, *args).parts["noise"]
+    assert overlap(draws["start"], draws["start"][500:]) > 0.9
+    found = {(a, b): overlap(draws[a], draws[b]) for a, b in combinations(draws, 2)}
+    assert max(found.values()) < 0.05, found
 
 
 @pytest.mark.parametrize("name", ["VSD", "APFO", "ASD", "LODS"])
@@ -167,7 +307,7 @@ def test_a_critic_of_another_prior_is_named_before_any_step(name):
     rule, calls = build(name, prior("points")), []
     here = pixels()
     here._eps = lambda *args: calls.append(args)
-    with pytest.raises(ValueError, match=r"another prior \(GaussianMixturePrior over \(2,\)\) .*ImageMixturePrior.*: build it"):
+    with pytest.raises(ValueError, match=r"\(GaussianMixturePrior\) .*ImageMixturePrior.* not \(3, 16, 16\): build it there"):
         rule(here, *inputs(here))
     assert not calls and rule.critic.fits == 0
 
@@ -373,6 +513,19 @@ def test_a_state_of_another_operator_is_an_error():
 def test_vdm_takes_the_operator_that_suits_the_prior():
     assert isinstance(VDM.for_prior(prior("points")).operator, LinearOperator)
     assert VDM.for_prior(prior("toybox")).operator.levels == 3
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_vdm_takes_a_maker_of_operators_or_one_that_is_made(name):
+    """The three of the paper's Fig. 7; what is made already is used as it is."""
+    here, made = prior("eps"), OPERATORS[name](prior("eps").shape, seeded(0))
+    rule = VDM.for_prior(here, operator=OPERATORS[name])
+    assert type(rule.operator).__name__ == name and rule(here, *inputs(here)).value.isfinite().all()
+    assert VDM.for_prior(here, operator=made).operator is made
+    asked = []
+    VDM.for_prior(here, seed=9, operator=lambda shape, generator: asked.append((shape, generator)) or nn.Identity())
+    (shape, generator), = asked
+    assert shape == here.shape and torch.equal(generator.get_state(), stream(9, "operator").get_state())
 
 
 def test_settings_are_fields():
