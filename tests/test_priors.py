@@ -5,11 +5,14 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from dreamlab.cameras import Orbit
 from dreamlab.noise import randn, seeded
-from dreamlab.priors.diffusion import BUNDLED, DiffusionPrior
+from dreamlab.priors.base import Card
+from dreamlab.priors.diffusion import BUNDLED, HUB, DiffusionPrior, card_of, usual_device
 from dreamlab.prompts import Prompt
 from dreamlab.toybox.captions import caption
 from dreamlab.toybox.objects import COLOURS, HELD_OUT, Toy
+from dreamlab.toybox.training.prior import CARD, save_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +113,76 @@ def test_a_folder_of_half_precision_files_is_read(prior, tmp_path):
         file.rename(file.with_suffix(".fp16.safetensors"))
     found = DiffusionPrior.load(tmp_path / "half")
     assert all(torch.equal(a, b) for a, b in zip(found.unet.parameters(), prior.unet.parameters(), strict=True))
+
+
+# Cards: what a folder says of its prior.
+
+
+def test_the_bundled_prior_says_what_it_is_and_so_does_a_copy(prior, tmp_path):
+    assert prior.card == card_of("toybox") == CARD == Card("toybox", 64, 4.5, 0.01, Orbit()) and prior.resolution == 64
+    shutil.copytree(BUNDLED["toybox"], tmp_path / "copy")
+    assert DiffusionPrior.load(tmp_path / "copy").card == card_of(tmp_path / "copy") == prior.card
+    (tmp_path / "copy/dreamlab.json").unlink()
+    assert DiffusionPrior.load(tmp_path / "copy").card == Card()
+
+
+def test_a_trained_prior_gets_its_card(tmp_path):
+    pipe = DiffusionPrior.load().pipe
+    folder = save_pipeline(tmp_path, pipe.unet, pipe.text_encoder, pipe.tokenizer, pipe.vae, pipe.scheduler)
+    assert card_of(folder) == CARD
+
+
+def test_names_on_the_hub_have_an_empty_card(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert all(card_of(name) == Card() for name in (*HUB, "someone/something", tmp_path / "nothing"))
+    CARD.write(tmp_path / next(iter(HUB)))  # a folder of that name is not what is loaded
+    assert card_of(next(iter(HUB))) == Card()
+
+
+@pytest.mark.parametrize("card", [Card(), Card(world="toybox"),
+                                  Card("elsewhere", 512, 7.5, 1e-4, Orbit((0.0, 10.0), (1.5, 2.0), (40.0, 70.0)))])
+def test_a_card_is_written_and_read(card, tmp_path):
+    card.write(tmp_path)
+    assert Card.read(tmp_path) == card and {f.name for f in tmp_path.iterdir()} == {"dreamlab.json"}
+
+
+@pytest.mark.parametrize("text, message", [
+    ('{"world": "toybox"', "Expecting ',' delimiter"), ("[1, 2]", r"it must be a table of world, pixels, .*, got \[1, 2\]"),
+    ('{"wolrd": "toybox"}', "there is no 'wolrd' .here 'toybox'.; there is: world, pixels, guidance, critic_rate, views"),
+    ('{"pixels": "64"}', "pixels must be a whole number in .* or none, got '64': change pixels"),
+    ('{"pixels": 0}', "pixels must be .*, got 0"), ('{"critic_rate": NaN}', "critic_rate must be a number above 0 .*got nan"),
+    ('{"guidance": 0.5}', "guidance must be a number at least 1 or none, got 0.5"), ('{"world": 3}', "world .*, got 3"),
+    ('{"views": 40}', "views must be a Orbit or none, got 40"), ('{"views": {"radius": [0, 2]}}', "radius must be .*above 0"),
+    ('{"views": {"fov_deg": "wide"}}', "fov_deg must be .*, got 'wide'"), ('{"views": {"radius": [3.0, 2.0]}}', "swap them"),
+    ('{"views": {"azimuth_deg": [0, 90]}}', r"there is no 'azimuth_deg' .here \[0, 90\]."),
+    ("\x00\xff", "Expecting value|decode")])
+def test_a_damaged_card_is_one_line(text, message, tmp_path, prior):
+    shutil.copytree(BUNDLED["toybox"], tmp_path / "copy")
+    (tmp_path / "copy/dreamlab.json").write_text(text, encoding="latin-1")
+    for read in (card_of, DiffusionPrior.load, usual_device):
+        with pytest.raises(ValueError, match=message) as error:
+            read(tmp_path / "copy")
+        said = str(error.value)
+        assert said.startswith(f"{tmp_path / 'copy/dreamlab.json'} cannot be used, mend or remove it: ") and "\n" not in said
+
+
+def test_the_card_says_the_resolution_and_a_caller_may_say_another(prior):
+    assert DiffusionPrior(prior.pipe).resolution == 16 * prior.pipe.vae_scale_factor
+    assert DiffusionPrior(prior.pipe, card=Card(pixels=96)).resolution == 96
+    assert DiffusionPrior(prior.pipe, 32, Card(pixels=96)).resolution == 32
+
+
+def test_priors_of_the_toybox_stay_on_the_cpu_whatever_they_are_called(tmp_path, monkeypatch):
+    CARD.write(tmp_path / "mine")
+    Card(pixels=512).write(tmp_path / "theirs")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [usual_device(name) for name in ("toybox", tmp_path / "mine", tmp_path / "theirs", "sd-2.1-base")] == [
+        "cpu", "cpu", "cuda", "cuda"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert usual_device("sd-2.1-base") == "cpu"
+
+
+def test_a_priors_device_is_that_of_its_null_condition(prior):
+    from zoo import pixels, points
+
+    assert all(p.device == p.null.device for p in (prior, points(), pixels()))

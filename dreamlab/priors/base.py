@@ -4,12 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 import torch
 
 from dreamlab.cameras import Orbit
-from dreamlab.checks import Count, Positive, Range, check_fields
+from dreamlab.checks import Count, Positive, Range, check, check_fields
 from dreamlab.files import writing
 from dreamlab.noise import Schedule, ddim_sample, randn
 from dreamlab.prompts import Cond, Prompt, cat, check_condition, expand
@@ -45,10 +45,7 @@ class Card:
         if not (file := Path(folder) / FILE).exists():
             return cls()
         try:
-            said = _table(json.loads(file.read_text()), [f.name for f in fields(cls)])
-            if said.get("views") is not None:
-                said["views"] = Orbit(**_table(said["views"], VIEWS))
-            return cls(**said)
+            return cls(**_table(json.loads(file.read_text()), cls, [f.name for f in fields(cls)]))
         except ValueError as error:  # JSON's too
             raise ValueError(f"{file} cannot be used, mend or remove it: {error}") from error
 
@@ -61,13 +58,19 @@ class Card:
             part.write_text(json.dumps(said, indent=1) + "\n")
 
 
-def _table(said, known: Sequence[str]) -> dict:
-    """A table of JSON with these keys alone, its lists as tuples."""
+def _table(said, kind: type, known: Sequence[str]) -> dict:
+    """A table of JSON as fields of ``kind``, of which it may hold those that are ``known``; ValueError for anything else."""
     if not isinstance(said, dict):
         raise ValueError(f"it must be a table of {', '.join(known)}, got {said!r:.60}")
     if unknown := said.keys() - set(known):
         raise ValueError(f"there is no {min(unknown)!r} (here {said[min(unknown)]!r:.60}); there is: {', '.join(known)}")
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
+    table = {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
+    hints = get_type_hints(kind, include_extras=True)
+    if isinstance(views := table.get("views"), dict):
+        table["views"] = Orbit(**_table(views, Orbit, VIEWS))
+    for key, value in table.items():
+        check(key, value, hints[key])
+    return table
 
 
 def guide(positive: Sample, null: Sample, s: float) -> Sample:
