@@ -375,7 +375,7 @@ def test_the_critics_rate_is_the_given_one_or_the_cards_or_the_published(monkeyp
 
 
 @pytest.mark.parametrize("make, message", [
-    (lambda: LoRACritic(prior("eps"), rank=0), r"rank must be a whole number in \[1, (1000000|1e.06)\], got 0: change rank"),
+    (lambda: LoRACritic(prior("eps"), rank=0), r"rank must be a whole number in \[1, 1000000\], got 0: change rank"),
     (lambda: LoRACritic(prior("eps"), lr=float("nan")), "lr must be a number above 0, got nan"),
     (lambda: EmbeddingCritic(prior("eps"), lr=0.0), "lr must be a number above 0, got 0.0"),
     (lambda: ExactCritic(points(), std=-0.1), "std must be a number at least 0, got -0.1"),

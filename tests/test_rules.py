@@ -164,8 +164,8 @@ CUTOFF = r"must be a whole number in \[-1, 100000\], got"
     ("ASD", {"gamma": NAN}, "got nan"), ("CSD", {"negative": 1.5}, r"CSD.negative must be a number in \[0, 1\], got 1.5"),
     ("CSD", {"negative": -0.1}, "got -0.1"), ("Consistent3D", {"interval": -5}, "whole number in .*, got -5: change"),
     ("ISM", {"interval": -5}, r"ISM.interval must be a whole number in \[0, 100000\], got -5: change ISM.interval"),
-    ("ISM", {"stride": 0}, r"ISM.stride must be a whole number in \[1, (1000000|1e.06)\], got 0"),  # a step of 0 would never arrive
-    ("LMCSDS", {"pretrain": -1}, r"pretrain must be a whole number in \[0, (1000000|1e.06)\], got -1"),
+    ("ISM", {"stride": 0}, r"ISM.stride must be a whole number in \[1, 1000000\], got 0"),  # a step of 0 would never arrive
+    ("LMCSDS", {"pretrain": -1}, r"pretrain must be a whole number in \[0, 1000000\], got -1"),
     ("NFSD", {"cutoff": -2}, f"NFSD.cutoff {CUTOFF} -2"), ("PFD", {"steps": 0}, "PFD.steps .*, got 0"),
     ("PFD", {"stride": 0}, "PFD.stride must be"), ("SDI", {"stride": 0}, "SDI.stride must be"),
     ("SDI", {"inversion_guidance": INF}, "SDI.inversion_guidance must be a number or none, got inf"),
