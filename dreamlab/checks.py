@@ -24,8 +24,8 @@ class Range:
     def __str__(self) -> str:
         left, right = "(" if self.open in ("low", "both") else "[", ")" if self.open in ("high", "both") else "]"
         if self.high == math.inf:
-            return f"above {self.low:g}" if left == "(" else f"at least {self.low:g}"
-        return f"in {left}{self.low:g}, {self.high:g}{right}"
+            return f"above {self.low:.12g}" if left == "(" else f"at least {self.low:.12g}"
+        return f"in {left}{self.low:.12g}, {self.high:.12g}{right}"
 
 
 Count = Annotated[int, Range(1, 10**6)]
@@ -75,6 +75,20 @@ def fits(value, kind) -> bool:
     if kind in (int, bool, str):
         return type(value) is kind
     return isinstance(value, origin or kind)
+
+
+def settled(value, kind):
+    """A value that fits, with whole numbers as numbers where numbers are meant, so that 4 and 4.0 are one setting."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return settled(value, inner[0])
+    if origin in (Union, UnionType):
+        return settled(value, next((k for k in inner if fits(value, k)), Any))
+    if origin is tuple and isinstance(value, tuple):
+        return tuple(map(settled, value, inner))
+    if origin is dict and isinstance(value, dict):
+        return {k: settled(v, inner[1]) for k, v in value.items()}
+    return float(value) if kind is float and type(value) is int else value
 
 
 def check(name: str, value, kind) -> None:

@@ -59,10 +59,6 @@ class Part:
         check_fields(self)
         for name in ("start", "rule", "prompts"):
             validate(getattr(self, name), name)
-        least = getattr(owner(self.rule), "least_guidance", None)
-        if least is not None and (s := options(self.rule).get("guidance", (None, least))[1]) < least:
-            raise ValueError(f"rule.guidance must be >= {least:g} in {owner(self.rule).__name__} (diffusers' s, 1 = none), got "
-                             f"{s:g}: raise it")
         own = getattr(owner(self.rule), "timesteps", None) is not None
         if own and (self.timesteps, self.steps) != (None, None):
             raise ValueError(f"{owner(self.rule).__name__} runs at its own timesteps, as many steps as they are, got timesteps "
@@ -85,7 +81,7 @@ class Part:
                                      f"{value}: leave {name} out")
 
     @property
-    def scene(self) -> type[Scene]:
+    def scene(self) -> type:
         """The class of scene that ``start`` says it makes."""
         return made_by(self.start)
 
@@ -142,7 +138,7 @@ class Part:
             resolution=self.resolution, **{} if flat else {"background": backgrounds})
 
 
-def made_by(start: partial) -> type[Scene]:
+def made_by(start: partial) -> type:
     """The class of scene that a start says it makes."""
     return get_type_hints(start.func).get("return", Scene)
 

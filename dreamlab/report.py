@@ -2,7 +2,9 @@
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from PIL import Image, ImageDraw
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from dreamlab import export
@@ -134,7 +136,7 @@ def report(work: Work, prompt: str) -> Solid:
     return (Flat if work.stage.scene.dimensions == 2 else Solid)(work.stage, prompt)
 
 
-def enlarge(images: Images, least: int) -> Images:
+def enlarge(images: Images, least: int) -> Float[Tensor, "b _ _ 3"]:
     """Every pixel repeated, so that the height is at least about ``least``; larger pictures stay as they are."""
     k = max(1, least // images.shape[1])
     return images.repeat_interleave(k, 1).repeat_interleave(k, 2)

@@ -69,13 +69,13 @@ def distil(item: Work, view: Solid, every: int = 25, quiet: bool = False) -> boo
     reached = read(item.checkpoint, tensors=False)[0] if item.checkpoint and item.checkpoint.exists() else None
     if reached is None or reached < item.stage.steps:
         memory.announce(item.stage, view.memory, say=(lambda line: None) if quiet else say)
-    steps = item.run(every, progress=not quiet)
+    steps, watched = item.run(every, progress=not quiet), item.home and not quiet
     try:
-        for done in range(item.stage.steps + 1) if reached is None else range(reached + 1, item.stage.steps + 1):
-            if done:
-                next(steps)
-            if item.home and not quiet:
-                view.watch(item.home, done)
+        if watched and reached is None:
+            view.watch(item.home, 0)
+        for step in steps:
+            if watched:
+                view.watch(item.home, step.step + 1)
     finally:
         steps.close()  # saves the checkpoint
     return reached is not None

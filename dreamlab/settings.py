@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 from dreamlab import rules
 from dreamlab.cameras import ORBITS
-from dreamlab.checks import check, wanted
+from dreamlab.checks import check, settled, wanted
 from dreamlab.learner import Adam
 from dreamlab.losses import Smooth
 from dreamlab.prompts import ViewPrompts
@@ -118,7 +118,7 @@ def chosen(known: dict[str, tuple[Any, Any]], path: list[str], value, where: str
     check(here, new, kind)
     if isinstance(new, partial):
         validate(new, here)
-    return new
+    return settled(new, kind)
 
 
 def choose(where: str, slot: str, kind, old, value):

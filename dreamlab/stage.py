@@ -20,7 +20,7 @@ from dreamlab.files import writing
 from dreamlab.learner import Adam, select
 from dreamlab.noise import randn, seeded
 from dreamlab.priors.base import Prior
-from dreamlab.priors.critic import same_prior
+from dreamlab.priors.critic import comparable
 from dreamlab.prompts import Prompt
 from dreamlab.rules.base import Residual, Rule, distill
 from dreamlab.scenes.base import Scene
@@ -100,7 +100,7 @@ class Stage:
             raise ValueError(f"{type(self.rule).__name__} is weighted by the steps of {own}, got {self.timesteps}: give the "
                              "stage the rule's timesteps")
         if critic := getattr(self.rule, "critic", None):
-            same_prior(critic, self.prior)
+            comparable(critic, self.prior)
         for part in filter(None, (self.growth, self.regularise)):
             if fits := getattr(part, "check", None):  # a plain function has none
                 fits(self.scene)

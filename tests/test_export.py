@@ -10,9 +10,9 @@ import torch
 from PIL import Image, ImageSequence
 
 from dreamlab.cameras import orbit
-from dreamlab.export import COLUMNS, SH0, contact_sheet, load_ply, save_ply, save_turntable, save_viewer
+from dreamlab.export import contact_sheet, save_turntable, save_viewer
 from dreamlab.noise import seeded
-from dreamlab.scenes.gaussians import Gaussians
+from dreamlab.scenes.gaussians import COLUMNS, SH0, Gaussians, load_ply, save_ply
 from dreamlab.scenes.picture import Picture
 
 

@@ -104,7 +104,7 @@ def test_dreamtime_gives_all_views_one_t(generator):
 
 @pytest.mark.parametrize("bad, message", [
     ({"t_min": 900, "t_max": 800}, r"t_min must lie in \[0, t_max = 800\], got 900"), ({"t_min": -1}, "got -1"),
-    ({"m1": 400.0}, "m2 <= m1 and positive widths, got m2 500, m1 400"), ({"s2": 0.0}, "s2 0"), ({"s1": -1.0}, "s1 -1")])
+    ({"m1": 400.0}, "m2 <= m1, got m2 500 and m1 400"), ({"s2": 0.0}, "s2 must be .*got 0"), ({"s1": -1.0}, "s1 must .*got -1")])
 def test_impossible_priorities_are_errors(bad, message):
     with pytest.raises(ValueError, match=message):
         DreamTime(**bad)
@@ -144,9 +144,9 @@ def test_the_grids_weight_is_the_step_in_sigma():
 
 
 @pytest.mark.parametrize("bad, message", [
-    ({"start": 100, "end": 100}, "falls from start to end >= -1, got 100 to 100"), ({"end": -2}, "got 999 to -2"),
+    ({"start": 100, "end": 100}, "falls from start to end >= -1, got 100 to 100"), ({"end": -2}, "end must be .*got -2"),
     ({"start": 99, "end": -1, "points": 101}, r"points must lie in \[1, 100\], got 101"), ({"points": 0}, "got 0"),
-    ({"views": 0}, "views must be at least 1, got 0")])
+    ({"views": 0}, "views must be .*got 0")])
 def test_impossible_grids_are_errors(bad, message):
     with pytest.raises(ValueError, match=message):
         Grid(**bad)

@@ -1,7 +1,6 @@
 """The loop: resume bit for bit after any stop, errors before work, nothing lost."""
 import pytest
 import torch
-from safetensors import safe_open
 
 from dreamlab.cameras import Orbit
 from dreamlab.noise import Schedule
@@ -12,7 +11,7 @@ from dreamlab.rules import APFO, ASD, LODS, SDS, VDM, VSD
 from dreamlab.scenes.gaussians import Gaussians
 from dreamlab.scenes.picture import Picture
 from dreamlab.schedules import Annealed, Cosine, DreamTime, Grid, Uniform
-from dreamlab.stage import Stage, run
+from dreamlab.stage import Stage, latents, read, run
 
 
 class Grey(Prior):
@@ -87,8 +86,7 @@ def test_a_kill_between_checkpoints_repeats_the_lost_steps(tmp_path):
     loop = run(first, file, every=2, progress=False)
     for _ in range(3):
         next(loop)
-    with safe_open(file, "pt") as held:
-        assert held.metadata()["done"] == "2"  # what a SIGKILL here would leave
+    assert read(file, tensors=False)[0] == 2  # what a SIGKILL here would leave
     list(run(second, file, every=100, progress=False))
     assert torch.equal(state(second), state(whole))
 
@@ -106,7 +104,7 @@ def test_checkpoint_of_other_settings_is_refused(tmp_path):
 
 
 def test_bad_settings_are_named_before_any_work():
-    with pytest.raises(ValueError, match="views must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"views must be a whole number in \[1, 4096\], got 0"):
         Stage(**{**vars(make()), "views": 0})
     with pytest.raises(ValueError, match="rates name"):
         Stage(**{**vars(make()), "rates": {"colours": 0.1}})
@@ -126,19 +124,51 @@ def test_timesteps_outside_the_schedule_are_named_before_any_work(timesteps, mes
 
 
 @pytest.mark.parametrize("rule", [VSD, APFO, ASD, LODS])
-def test_a_critic_of_another_prior_is_named_before_any_work(rule):
-    with pytest.raises(ValueError, match="the critic was built on another prior .*: build it there"):
-        make(rule(ExactCritic(Grey())))
-    stage = make()
-    rule = rule(ExactCritic(stage.prior))
-    assert Stage(**{**vars(stage), "rule": rule}).rule is rule
+def test_a_critic_that_cannot_be_compared_is_named_before_any_work(rule):
+    def stage(here, critic):
+        made = make()
+        made.prior = here
+        return Stage(**{**vars(made), "rule": rule(critic), "timesteps": rule(critic).timesteps or made.timesteps})
+
+    with pytest.raises(ValueError, match="shape"):
+        stage(Grey(), ExactCritic(Grey(8)))
+    here = Grey()
+    assert stage(here, ExactCritic(here)).rule.critic.prior is here
+    assert stage(here, ExactCritic(Grey())).prior is here  # the same samples and schedule: they can be compared
+
+
+def test_a_rule_runs_at_its_own_timesteps():
+    """APFO is weighted by the steps of its grid: other timesteps would go unseen."""
+    made = make()
+    rule = APFO(ExactCritic(made.prior))
+    with pytest.raises(ValueError, match="APFO is weighted by the steps of Grid.*give the stage the rule's timesteps"):
+        Stage(**{**vars(made), "rule": rule})
+    assert Stage(**{**vars(made), "rule": rule, "timesteps": rule.grid}).timesteps is rule.timesteps
+
+
+@pytest.mark.parametrize("rate", [-1.0, 0.0, float("nan"), float("inf"), (0.0, 1.0), (1.0, 0.0)])
+def test_a_rate_that_moves_nothing_or_all_is_named(rate):
+    with pytest.raises(ValueError, match="rates.means must be a number above 0"):
+        Stage(**{**vars(make()), "rates": {"means": rate}})
+
+
+def test_leaves_without_a_rate_stay_and_keep_no_gradient():
+    made = make(steps=2)
+    made.rates = {"colors": 1e-2}
+    before = {k: v.clone() for k, v in made.scene.state_dict().items()}
+    grads = []
+    for _ in run(made, progress=False):
+        grads.append(made.scene.parameters()["means"].grad.norm().item())
+    after = made.scene.state_dict()
+    assert [k for k in before if not torch.equal(before[k], after[k])] == ["colors"]
+    assert grads[1] < 1.5 * grads[0]  # that of one step, not the sum
 
 
 def test_latent_pictures_are_distilled_without_a_render():
     """The leaf is what the rule sees; ``scene.render()`` decodes it."""
     stage = make(SDS(guidance=1.0), steps=80)
     decode = stage.prior.decode
-    stage.scene, stage.rates = Picture(torch.zeros(2, 3, 16, 16), decode), {"latents": 0.1}
+    stage.scene, stage.rates, stage.look = Picture(torch.zeros(2, 3, 16, 16), decode), {"latents": 0.1}, latents
     steps = list(run(stage, progress=False))
     assert all(step.render is None for step in steps)
     assert (stage.scene.x.detach() - 1).abs().max() < 0.1 and stage.scene.render().rgb.shape == (2, 16, 16, 3)

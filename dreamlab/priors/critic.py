@@ -223,6 +223,3 @@ def comparable(critic: Critic, prior: Prior) -> None:
         return
     raise ValueError(f"the critic was built on another prior ({type(mine).__name__}) than it works with "
                      f"({type(prior).__name__}), {what}: build it there, or take two that agree")
-
-
-same_prior = comparable

@@ -3,7 +3,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import save_file
@@ -15,6 +15,7 @@ from dreamlab.priors.base import Prior
 from dreamlab.types import Rates, Render
 
 
+@runtime_checkable
 class Scene(Protocol):
     """What renders. A scene writes ``parameters``, ``render`` and ``rebuild``, and inherits the rest from here.
 
@@ -36,7 +37,7 @@ class Scene(Protocol):
         ...
 
     @classmethod
-    def rebuild(cls, config: dict, leaves: dict[str, Tensor], prior: Prior | None = None) -> Self:
+    def rebuild(cls, config: dict, leaves: dict[str, Tensor], prior: Prior | None = None) -> "Scene":
         """The scene that has these leaves and gave this :meth:`config`. ``prior``: what latents are decoded by."""
         ...
 
@@ -67,7 +68,7 @@ class Scene(Protocol):
         for name, leaf in mine.items():
             leaf.copy_(state[name])
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Scene":
         """This scene, or a copy on another device."""
         leaves = self.state_dict()
         if all(leaf.device == torch.device(device) for leaf in leaves.values()):
