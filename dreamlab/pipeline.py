@@ -298,13 +298,15 @@ class Work:
                    "distilling" if n == 1 else f"{self.name}, part {i} of {n}")
 
 
-def work(asked: Asked, folder: Path | None = None, until: str | None = None, prior: Prior | None = None) -> Iterator[Work]:
+def work(asked: Asked, folder: Path | None = None, until: str | None = None, prior: Prior | None = None,
+         always: bool = False) -> Iterator[Work]:
     """The parts that are not done, one after the other; each is done when the next is asked for, and its scene is kept then.
 
     With a ``folder`` each part has its start, checkpoint and scene there, and the same call goes on wherever it was stopped, bit
     for bit on a CPU. A part that is done is not run again. Where the first part's settings are others than those in the
     folder that is a ValueError; a later part's folder is renamed then, after its old tag, and the part runs anew. ``until``
-    names the last part to run. ``prior`` saves loading; without it one is held at a time.
+    names the last part to run. ``prior`` saves loading; without it one is held at a time. ``always`` gives the last part also
+    where it is done, to be measured.
     """
     names = list(asked.parts)
     if until is not None and until not in names:
@@ -323,7 +325,7 @@ def work(asked: Asked, folder: Path | None = None, until: str | None = None, pri
     for i, name in enumerate(names[:None if until is None else names.index(until) + 1]):
         part, tag, home = asked.parts[name], asked.tag(name), folder if folder is None else asked.home(folder, name)
         begun = None
-        if home and done(home, tag):
+        if home and done(home, tag) and not (always and name == names[-1]):
             continue
         if home:
             make_room(home, tag, first=i == 0)

@@ -87,7 +87,7 @@ def measure(asked: Asked, folder: Path) -> tuple[dict, dict[str, bytes]]:
     ``seconds`` is left out where a run was gone on with.
     """
     seconds, resumed, last = 0.0, False, list(asked.parts)[-1]
-    for item in work(asked, folder):
+    for item in work(asked, folder, always=True):
         view, stage, begin = report(item, asked.prompt), item.stage, time.perf_counter()
         resumed |= distil(item, view, every=50, quiet=True)
         seconds += time.perf_counter() - begin

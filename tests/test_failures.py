@@ -8,25 +8,24 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dreamlab import demo, export, stage, sweep
+from dreamlab import export, pipeline, report, runs, stage, sweep
 from dreamlab.cli import main
-from dreamlab.export import load_ply
-from dreamlab.files import load_weights, writing
+from dreamlab.files import load_weights, write_json, writing
+from dreamlab.methods import METHODS
 from dreamlab.noise import seeded
-from dreamlab.pipelines import dreammapping, picture
 from dreamlab.priors import diffusion, points
 from dreamlab.priors.diffusion import BUNDLED, DiffusionPrior
-from dreamlab.scenes.gaussians import Gaussians
+from dreamlab.scenes.gaussians import Gaussians, load_ply, save_ply
 from dreamlab.scenes.growth import Growth
 from dreamlab.scenes.nerf import HashGrid, NeRF
 from dreamlab.scenes.picture import Picture
 from dreamlab.stage import run
 from dreamlab.toybox.judge import Judge
 
-SMALL = dict(points=60, resolution=32)
+SMALL = {"start.points": 60, "resolution": 32}
+TINY = ["--set", "start.points=60", "--set", "resolution=32"]
 LONG = "a red mug and " + "nothing but " * 97 + "a handle"  # 200 words
 
 
@@ -38,9 +37,9 @@ def prior():
 @pytest.fixture
 def plan(prior):
     """A maker of small stages, by default without growth."""
-    def make(rule="VDM", steps=4, growth=None, rates=None, **changes):
-        toy = dreammapping.Settings("a red mug", rule=rule).toy(steps=steps, growth=growth, **SMALL | changes)
-        made = dreammapping.stage(toy, prior)
+    def make(rule="VDM", steps=4, growth=None, rates=None, points=60):
+        toy = METHODS["dreammapping"].toy["shape"].set(SMALL | {"rule": rule, "steps": steps, "start.points": points})
+        made = toy.set(growth=growth).build("a red mug", prior)
         made.rates = rates or made.rates
         return made
 
@@ -73,11 +72,11 @@ def ball(n=60):
 
 
 WRITERS = {
-    "scene.ply": lambda path: export.save_ply(ball(), path),
+    "scene.ply": lambda path: save_ply(ball(), path),
     "turntable.gif": lambda path: export.save_turntable(torch.rand(3, 32, 32, 3), path),
     "viewer.html": lambda path: export.save_viewer(ball(), path, views=2, elevations_deg=(0.0,), resolution=16, progress=False),
-    "sheet.png": lambda path: demo.save_image(Image.effect_noise((64, 64), 50), path),
-    "metrics.json": lambda path: demo.write(path, dict.fromkeys(map(str, range(100)), 1)),
+    "sheet.png": lambda path: report.save_image(Image.effect_noise((64, 64), 50), path),
+    "metrics.json": lambda path: write_json(path, dict.fromkeys(map(str, range(100)), 1)),
     "table.csv": lambda path: sweep.write(path, [{"method": "a", "prompt": "b" * 300}]),
     "gaussians.safetensors": lambda path: ball().save(path),
     "picture.safetensors": lambda path: Picture.grey(16).save(path),
@@ -124,17 +123,15 @@ def test_a_full_disk_stops_a_run_that_goes_on_bit_for_bit(plan, tmp_path):
             if step.step == 1:
                 limit.enter_context(full_disk(file.stat().st_size // 2))
     assert [f.name for f in tmp_path.iterdir()] == [file.name]
-    with safe_open(file, "pt") as saved:
-        assert saved.metadata()["done"] == "2"
+    assert stage.read(file, tensors=False)[0] == 2
     assert [s.step for s in run(again, file, progress=False)] == [2, 3]
     assert same(held(again), held(whole))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", ["checkpoint.safetensors", "gaussians.ply", "turntable.gif", "metrics.json"])
-def test_the_command_line_says_what_could_not_be_written_and_goes_on_later(broken, tmp_path, capsys, monkeypatch):
-    command = ["dream", "a red mug", "--steps", "1", "--out", str(tmp_path)]
-    monkeypatch.setattr(demo.Settings, "toy", lambda self, toy=demo.Settings.toy, **changes: toy(self, **SMALL | changes))
+def test_the_command_line_says_what_could_not_be_written_and_goes_on_later(broken, tmp_path, capsys):
+    command = ["dream", "a red mug", "--steps", "1", "--out", str(tmp_path), *TINY]
     (tmp_path / "a-red-mug-seed0" / f"{broken}.part").mkdir(parents=True)  # nothing can be written there
     assert main(command) == 1
     error = capsys.readouterr().err
@@ -150,7 +147,7 @@ def test_the_command_line_says_what_could_not_be_written_and_goes_on_later(broke
 
 def test_a_full_disk_stops_a_sweep_that_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("t.toml").write_text('runs = [{ prompt = "a red mug", seeds = [0] }]\n[settings]\nsteps = 1\npoints = 60\n'
+    Path("t.toml").write_text('runs = [{ prompt = "a red mug", seeds = [0] }]\n[settings]\nsteps = 1\nstart.points = 60\n'
                               'resolution = 32\n[methods.VDM]\n')
     Path("out.csv.part").mkdir()
     assert main(["sweep", "t.toml", "--out", "out.csv"]) == 1
@@ -177,7 +174,7 @@ def test_a_damaged_checkpoint_is_named_and_kept(damage, plan, tmp_path):
 
 
 def test_the_command_line_names_a_damaged_checkpoint(tmp_path, capsys):
-    folder = tmp_path / "a-red-mug-sds-latents-seed0"
+    folder = tmp_path / "a-red-mug-text2image-sds-seed0"
     folder.mkdir()
     (folder / "checkpoint.safetensors").write_bytes(b"half")
     assert main(["dream", "a red mug", "--scene", "picture", "--rule", "SDS", "--steps", "1", "--out", str(tmp_path)]) == 1
@@ -215,6 +212,17 @@ def poison(at):
     return loss
 
 
+def poisoned(monkeypatch, regularise):
+    """Stages that are built from now on have ``regularise(stage)``."""
+    def build(*args, **kwargs):
+        made = make(*args, **kwargs)
+        made.regularise = regularise(made)
+        return made
+
+    make = pipeline.Part.build
+    monkeypatch.setattr(pipeline.Part, "build", build)
+
+
 @pytest.mark.parametrize("rule", ["VDM", "VSD", "SDS"])
 def test_a_gradient_that_is_not_finite_leaves_scene_rule_and_checkpoint_at_the_step_before(rule, plan, tmp_path):
     """The rule has learnt from that step by then: it goes back too."""
@@ -249,20 +257,12 @@ def test_lower_rates_go_on_from_it_unless_a_tag_says_that_they_are_other_setting
 
 
 def test_the_command_line_keeps_what_was_reached_before_a_bad_gradient(tmp_path, monkeypatch, capsys):
-    make = demo.stage
-
-    def poisoned(settings):
-        made = make(settings)
-        made.regularise = poison(4)  # its first call is the rehearsal that counts the memory
-        return made
-
-    monkeypatch.setattr(demo, "stage", poisoned)
-    monkeypatch.setattr(demo.Settings, "toy", lambda self, toy=demo.Settings.toy, **changes: toy(self, **SMALL | changes))
-    assert main(["dream", "a red mug", "--steps", "4", "--out", str(tmp_path)]) == 2
+    poisoned(monkeypatch, lambda made: poison(4))  # its first call is the rehearsal that counts the memory
+    assert main(["dream", "a red mug", "--steps", "4", "--out", str(tmp_path), *TINY]) == 2
     error = capsys.readouterr().err
     assert "step 2 is not finite" in error and "Traceback" not in error
     folder = tmp_path / "a-red-mug-seed0"
-    assert {f.name for f in folder.iterdir()} == {"checkpoint.safetensors", "gaussians.ply", "settings.json"}
+    assert {f.name for f in folder.iterdir()} == {"checkpoint.safetensors", "gaussians.ply", "settings.json", "start.safetensors"}
     kept = load_file(folder / "checkpoint.safetensors")
     assert torch.equal(load_ply(folder / "gaussians.ply").means, kept["scene.means"])
 
@@ -278,8 +278,7 @@ def test_no_gaussians_left_keeps_those_of_the_step_before(dies, plan, tmp_path):
     with pytest.raises(ValueError, match="none of 60 Gaussians would be left.*lower opacity or raise wide"):
         list(run(made, file, every=100, progress=False))
     kept = load_file(file)
-    with safe_open(file, "pt") as saved:
-        assert saved.metadata()["done"] == "2"
+    assert stage.read(file, tensors=False)[0] == 2
     assert all(torch.equal(kept[f"scene.{k}"], v) for k, v in made.scene.parameters().items()) and len(made.scene) == 60
     assert kept["growth.views"].max() <= 8  # of two steps with four views, and not of three
     mended = plan(growth=Growth(since=1, until=9, every=3, gradient=9.0, reset=None))
@@ -287,29 +286,22 @@ def test_no_gaussians_left_keeps_those_of_the_step_before(dies, plan, tmp_path):
 
 
 def test_a_sweep_gives_a_failed_run_a_row_with_the_reason_and_keeps_its_checkpoint(tmp_path, monkeypatch):
-    make = sweep.stage
-
-    def poisoned(settings):
-        made = make(settings)
-        made.regularise = poison(2) if settings.rule == "SDS" else None
-        return made
-
-    monkeypatch.setattr(sweep, "stage", poisoned)
+    poisoned(monkeypatch, lambda made: poison(3) if type(made.rule).__name__ == "SDS" else None)
     monkeypatch.chdir(tmp_path)
-    Path("t.toml").write_text('runs = [{ prompt = "a red mug", seeds = [0] }]\n[settings]\nsteps = 2\npoints = 60\n'
+    Path("t.toml").write_text('runs = [{ prompt = "a red mug", seeds = [0] }]\n[settings]\nsteps = 2\nstart.points = 60\n'
                               'resolution = 32\n[methods.SDS]\nrule = "SDS"\n[methods.VDM]\n')
-    assert main(["sweep", "t.toml", "--out", "out.csv"]) == 0
+    assert main(["sweep", "t.toml", "--out", "out.csv"]) == 1
     failed, fine = sweep.read(Path("out.csv"))
     assert "step 1 is not finite" in failed["error"] and "iou" not in failed and fine["iou"] > 0 and "error" not in fine
     assert [f.parent.name[:3] for f in Path("runs/sweep").glob("*/checkpoint.safetensors")] == ["SDS"]
 
 
 def test_a_run_too_large_for_the_gpu_has_its_row_too(monkeypatch):
-    def full(settings):
+    def full(*_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nGPU 0 has ...")
 
-    monkeypatch.setattr(sweep, "stage", full)
-    assert sweep.one(sweep.Job("SDS", dreammapping.Settings("a red mug")))[0]["error"] == "CUDA out of memory."
+    monkeypatch.setattr(pipeline.Part, "build", full)
+    assert sweep.one(sweep.Job("SDS", METHODS["dreammapping"].ask("a red mug")))[0]["error"] == "CUDA out of memory."
 
 
 def test_a_second_ctrl_c_in_a_step_loses_that_step_only(plan, tmp_path):
@@ -352,20 +344,28 @@ def test_a_gpu_without_room_is_one_line_and_the_run_goes_on_later(tmp_path, monk
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("dreamlab: CUDA out of memory. Tried to allocate 2 GiB. Whatever steps were made are saved")
     assert "fewer points" in error
-    with safe_open(tmp_path / "a-red-mug-seed0/checkpoint.safetensors", "pt") as saved:
-        assert saved.metadata()["done"] == "1"
+    assert stage.read(tmp_path / "a-red-mug-seed0/checkpoint.safetensors", tensors=False)[0] == 1
     assert main(command) == 0 and [args[2] for args in calls] == [0, 1, 1, 2]
 
 
+def test_a_cpu_without_room_is_one_line_too(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        torch.empty(10**15)  # the allocator's own words
+
+    monkeypatch.setattr(pipeline.Part, "build", full)
+    assert main(["dream", "a red mug", "--out", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "there is no memory left" in error and "fewer points" in error
+
+
 def test_a_folder_of_another_run_is_refused_before_anything_is_rehearsed(tmp_path, monkeypatch):
-    first, other = (dreammapping.Settings("a glass castle", ball=True).toy(prior=str(BUNDLED["toybox"]), steps=steps, **SMALL)
-                    for steps in (1, 2))
-    monkeypatch.setattr(demo, "results", lambda *_: None)
-    demo.dream(first, tmp_path)
-    monkeypatch.setattr(demo.memory, "announce", lambda *_: pytest.fail("rehearsed"))
+    first, other = (METHODS["ball"].ask("a red mug", changes=SMALL | {"steps": steps}) for steps in (1, 2))
+    monkeypatch.setattr(report.Solid, "write", lambda *_: ({}, ""))
+    runs.dream(first, tmp_path)
+    monkeypatch.setattr(runs.memory, "announce", lambda *_, **__: pytest.fail("rehearsed"))
     with pytest.raises(ValueError, match="other settings"):
-        demo.dream(other, tmp_path)
-    demo.dream(first, tmp_path)  # done already: nothing to rehearse
+        runs.dream(other, tmp_path)
+    runs.dream(first, tmp_path)  # done already: nothing to rehearse
 
 
 # words and weights
@@ -383,9 +383,11 @@ def test_a_prompt_of_two_hundred_words_is_refused_before_any_work(options, tmp_p
 def test_two_hundred_words_without_a_toy_or_for_another_prior_are_refused_too(tmp_path, capsys):
     assert main(["dream", "word " * 200, "--out", str(tmp_path)]) == 2
     assert "names no kind" in (error := capsys.readouterr().err) and error.count("word") == 16
-    folder = str(BUNDLED["toybox"])
-    assert main(["dream", "word " * 200, "--scene", "picture", "--prior", folder, "--out", str(tmp_path)]) == 2
-    assert "tokens and the text encoder reads" in capsys.readouterr().err and not list(tmp_path.iterdir())
+    shutil.copytree(BUNDLED["toybox"], folder := tmp_path / "prior")
+    (folder / "dreamlab.json").unlink()  # then it is of no known world
+    command = ["dream", "word " * 200, "--scene", "picture", "--prior", str(folder), "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "tokens and the text encoder reads" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model.safetensors", "vae/config.json", "unet", "tokenizer",
@@ -395,7 +397,7 @@ def test_a_prior_that_lacks_a_file_is_named_with_it(part, tmp_path, capsys):
     shutil.copytree(BUNDLED["toybox"], folder)
     (folder / part).rename(tmp_path / "away")
     out = tmp_path / "out"
-    assert main(["dream", "a mug", "--scene", "picture", "--prior", str(folder), "--out", str(out)]) == 2
+    assert main(["dream", "a red mug", "--scene", "picture", "--prior", str(folder), "--out", str(out)]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"the prior in {folder} is not whole: put back" in error and part.split("/")[0] in error.split("loader said")[1]
     assert not out.exists()
@@ -451,15 +453,10 @@ def test_damaged_weights_are_told_from_missing_ones(tmp_path):
 
 
 def test_pictures_from_a_bad_gradient_are_kept(tmp_path, monkeypatch, capsys):
-    make = picture.stage
-
-    def poisoned(settings):
-        made = make(settings)
-        made.regularise = lambda scene, _: scene.x.sum() * (float("nan") if scene.x.grad is not None else 0.0)
-        return made
-
-    monkeypatch.setattr(picture, "stage", poisoned)
+    calls = []
+    poisoned(monkeypatch, lambda made: lambda scene, _: scene.x.sum() * (float("nan") if calls.append(1) or len(calls) == 3 else 0))
     assert main(["dream", "a red mug", "--scene", "picture", "--rule", "SDS", "--steps", "3", "--out", str(tmp_path)]) == 2
-    folder = tmp_path / "a-red-mug-sds-latents-seed0"
+    folder = tmp_path / "a-red-mug-text2image-sds-seed0"
     assert "step 1 is not finite" in capsys.readouterr().err
-    assert {f.name for f in folder.iterdir()} == {"checkpoint.safetensors", "picture.png", "progress.png", "settings.json"}
+    assert {f.name for f in folder.iterdir()} == {
+        "checkpoint.safetensors", "picture.png", "progress.png", "settings.json", "start.safetensors"}

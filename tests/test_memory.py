@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dreamlab.cli import main
-from dreamlab.memory import Live, announce, estimate, held
-from dreamlab.pipelines import dreammapping, picture
+from dreamlab.memory import Live, announce, estimate, free, held
+from dreamlab.methods import METHODS
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.scenes.growth import Growth
 from dreamlab.stage import make_optimiser, run, snapshot
@@ -26,7 +26,7 @@ def peak():
 """
 RUN = PEAK + """
 from dreamlab.memory import estimate
-from dreamlab.pipelines import dreammapping, picture
+from dreamlab.methods import METHODS
 from dreamlab.stage import run
 plan = eval(sys.argv[1])
 said = estimate(plan)
@@ -35,7 +35,7 @@ for _ in run(plan, sys.argv[2], every=2, progress=False):
 print(said, peak())
 """
 ENV = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads()), "CUDA_VISIBLE_DEVICES": ""}
-TOY = "dreammapping.stage(dreammapping.Settings('a red mug').toy(steps=3{}))"
+TOY = "METHODS['{}'].toy['shape'].set({{'steps': 3{}}}).build('a red mug')"
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +43,19 @@ def prior():
     return DiffusionPrior.load()
 
 
-def toy(prior, **changes):
-    settings = dreammapping.Settings("a red mug").toy(**dict(steps=2, points=80, resolution=32, samples=8) | changes)
-    return dreammapping.stage(settings, prior)
+def toy(prior, method="dreammapping", **changes):
+    small = {"steps": 2, "resolution": 32} | ({"start.samples": 8} if method == "field" else {"start.points": 80})
+    return METHODS[method].toy["shape"].set(small | {"start.points" if k == "points" else k: v for k, v in changes.items()}).build(
+        "a red mug", prior)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no peak of a process to compare with")
 @pytest.mark.parametrize("plan", [
-    TOY.format(""),
-    pytest.param(TOY.format(", points=6000, resolution=128"), marks=pytest.mark.slow),
-    pytest.param(TOY.format(", scene='nerf'"), marks=pytest.mark.slow),
-    pytest.param(TOY.format(", rule='VSD'"), marks=pytest.mark.slow),
-    pytest.param("picture.stage(picture.Settings('a red mug', steps=3))", marks=pytest.mark.slow),
+    TOY.format("dreammapping", ""),
+    pytest.param(TOY.format("dreammapping", ", 'start.points': 6000, 'resolution': 128"), marks=pytest.mark.slow),
+    pytest.param(TOY.format("field", ""), marks=pytest.mark.slow),
+    pytest.param(TOY.format("dreammapping", ", 'rule': 'VSD'"), marks=pytest.mark.slow),
+    pytest.param("METHODS['text2image'].toy['pictures'].set(steps=3).build('a red mug')", marks=pytest.mark.slow),
 ], ids=["demo", "large", "nerf", "VSD", "picture"])
 def test_the_estimate_is_what_a_run_takes(plan, tmp_path):
     out = subprocess.run([sys.executable, "-c", RUN, plan, str(tmp_path / "c")], check=True, capture_output=True, text=True,
@@ -97,7 +98,7 @@ def test_live_counts_what_is_alive_at_once_and_each_storage_once():
     assert live.most == 12000 and live.now == 0
 
 
-@pytest.mark.parametrize("changes", [{}, {"rule": "VSD"}, {"rule": "LODS"}, {"rule": "APFO"}, {"scene": "nerf"},
+@pytest.mark.parametrize("changes", [{}, {"rule": "VSD"}, {"rule": "LODS"}, {"method": "field"},
                                      {"growth": Growth(since=0, every=1, gradient=1e-9, split=1e-3, reset=2, wide=9.0)}])
 def test_it_leaves_the_stage_and_its_random_numbers_as_they_were(changes, prior):
     made, plain = toy(prior, **changes), toy(prior, **changes)
@@ -129,7 +130,8 @@ def test_more_gaussians_are_rehearsed_and_not_extrapolated(prior):
     few, many = toy(prior, points=500, resolution=64), toy(prior, points=4000, resolution=64)
     estimate(many)
     before = held()
-    said, true = estimate(few, gaussians=4000) - before, estimate(many) - before
+    few.growth = Growth(most=4000)
+    said, true = estimate(few, grown=True) - before, estimate(many) - before
     assert abs(said / true - 1) < 0.15 and len(few.scene) == 500
     assert said < 4 * (estimate(few) - before)  # eight times the Gaussians: the prior's part does not grow
 
@@ -143,9 +145,30 @@ def test_it_is_printed_before_the_first_step(tmp_path, capsys, monkeypatch, prio
     assert "GB if its 80 Gaussians become 8000." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("changes", [{"views": 4096, "resolution": 8192}, {"resolution": 8192},
+                                     {"method": "field", "views": 2000, "resolution": 512}])
+def test_a_run_that_cannot_fit_is_refused_before_it_allocates(changes, prior, monkeypatch):
+    """Small pictures are rehearsed first; large ones are never drawn."""
+    made = toy(prior, **changes)
+    monkeypatch.setattr("dreamlab.memory.free", lambda device: 2 * 10**9)
+    drawn = []
+    render = type(made.scene).render
+    monkeypatch.setattr(type(made.scene), "render", lambda *args: drawn.append(args[2]) or render(*args))
+    with pytest.raises(ValueError, match="needs about .* GB of memory, and .* GB are free on cpu: take fewer views"):
+        announce(made)
+    assert max(drawn) <= 64
+
+
+def test_what_is_free_is_less_than_the_machine_has():
+    room = free(torch.device("cpu"))
+    assert room > 10**8
+    if sys.platform == "linux":
+        assert room < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_it_is_what_torch_allocates():
-    made = picture.stage(picture.Settings("a red mug", steps=2), DiffusionPrior.load(device="cuda"))
+    made = METHODS["text2image"].toy["pictures"].set(steps=2).build("a red mug", DiffusionPrior.load(device="cuda"))
     said = estimate(made)
     torch.cuda.reset_peak_memory_stats()
     list(run(made, progress=False))

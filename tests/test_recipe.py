@@ -1,15 +1,18 @@
 """DreamMapping's recipe: cameras that move in, view prompts, Perp-Neg, rates, regularisers, and the settings of all methods."""
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from dreamlab import losses
 from dreamlab.cameras import LucidOrbit, Orbit, orbit
+from dreamlab.losses import Smooth
+from dreamlab.methods import METHODS
+from dreamlab.methods.baselines import BASELINES
+from dreamlab.methods.dreammapping import PAPER
 from dreamlab.noise import Schedule, seeded
-from dreamlab.pipelines.baselines import BASELINES
-from dreamlab.pipelines.dreammapping import Settings, regularise, stage, start
 from dreamlab.priors.base import Prior
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.prompts import Prompt, ViewPrompts, perp_weights
@@ -17,8 +20,8 @@ from dreamlab.render.splat import splat
 from dreamlab.rules import CSD, SDS, VDM
 from dreamlab.scenes.gaussians import Gaussians
 from dreamlab.scenes.growth import Growth
-from dreamlab.scenes.nerf import NeRF
-from dreamlab.schedules import balanced
+from dreamlab.schedules import Grid, balanced
+from dreamlab.settings import name_of, options, owner
 from dreamlab.stage import rate_at, run
 
 # cameras
@@ -157,111 +160,137 @@ def test_disparity_is_one_at_the_nearest_and_zero_where_nothing_is():
 
 def test_the_scale_weight_shrinks_gaussians_and_its_flip_swells_them():
     scene = Gaussians.ball(50, generator=seeded(0))
-    for weight, sign in ((1.0, 1), (-1.0, -1)):
-        loss = regularise(Settings("a red mug", scale_weight=weight, tv_weight=0.0))
-        render = splat(scene.means, scene.quats, scene.scales, scene.opacities, scene.colors, orbit(0.0), 16, torch.ones(3))
-        grad, = torch.autograd.grad(loss(scene, render), scene.raw["scales"])
+    render = splat(scene.means, scene.quats, scene.scales, scene.opacities, scene.colors, orbit(0.0), 16, torch.ones(3))
+    loss = Smooth(scale=1.0, tv=0.0)(scene, render)
+    for sign in (1, -1):
+        grad, = torch.autograd.grad(sign * loss, scene.raw["scales"], retain_graph=True)
         assert (sign * grad >= 0).all() and grad.abs().sum() > 0
-    assert regularise(Settings("a red mug", scale_weight=0.0, tv_weight=0.0)) is None
+    with pytest.raises(ValueError, match="scale must be 0 for a NeRF, which has no scales, got 2.5"):
+        METHODS["field"].toy["shape"].set(regularise=Smooth()).build("a red mug")
+    with pytest.raises(ValueError, match="growth is for Gaussians, got a NeRF"):
+        METHODS["field"].toy["shape"].set(growth="Growth").build("a red mug")
 
 
 # settings and stages
 
 
+@pytest.fixture(scope="module")
+def prior():
+    return DiffusionPrior.load()
+
+
+@pytest.fixture
+def toy():
+    """A maker of small parts of a method."""
+    def make(name="dreammapping", **changes):
+        part, = METHODS[name].toy.values()
+        small = {"start.samples": 8, "views": 1} if name_of(part.start) == "blob" else {"start.points": 60}
+        return part.set(small | {"resolution": 32} | changes)
+
+    return make
+
+
 def test_the_defaults_are_the_papers():
-    s = Settings("a red mug")
-    assert (s.rule, s.guidance, s.cutoff, s.operator_rate) == ("VDM", 7.5, 300, 0.01)
-    assert (s.points, s.steps, s.views) == (50_000, 5000, 4)
-    assert isinstance(s.growth, Growth) and isinstance(s.cameras, LucidOrbit) and s.points_prior == "shap-e"
+    rule, start = (options(x) for x in (PAPER.rule, PAPER.start))
+    assert [rule[name][1] for name in ("guidance", "cutoff", "lr")] == [7.5, 300, 0.01] and name_of(PAPER.rule) == "VDM"
+    assert (start["points"][1], start["prior"][1], PAPER.steps, PAPER.views) == (50_000, "shap-e", 5000, 4)
+    assert isinstance(PAPER.growth, Growth) and isinstance(PAPER.cameras, LucidOrbit)
 
 
-def test_the_scene_goes_where_the_given_prior_is(monkeypatch):
-    prior = DiffusionPrior.load()
+def test_the_scene_goes_where_the_given_prior_is(monkeypatch, prior, toy):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # a notebook on a machine with a GPU, its prior on the CPU
-    for changes in ({}, {"ball": True}, {"scene": "nerf"}):
-        made = stage(Settings("a red mug").toy(points=60, **changes), prior)
+    for name in ("dreammapping", "ball", "field"):
+        made = toy(name).build("a red mug", prior)
         assert {leaf.device for leaf in made.scene.parameters().values()} == {prior.device}
 
 
-def test_a_rule_with_a_grid_keeps_the_grids_weight():
-    prior = DiffusionPrior.load()
-    made, t = stage(Settings("a red mug", rule="APFO").toy(steps=10, points=60), prior), torch.tensor([900])
+def test_a_rule_with_a_grid_keeps_the_grids_steps_and_weight(prior, toy):
+    """What DreamFlow says, and not what a number of steps happens to be."""
+    t = torch.tensor([900])
+    made = toy(rule="APFO").build("a red mug", prior)
+    assert made.timesteps is made.rule.grid and (made.steps, made.timesteps) == (200, Grid())
     assert torch.equal(made.rule.weight(prior.schedule, t), made.timesteps.weight(prior.schedule, t))
-    sds = stage(Settings("a red mug", rule="SDS").toy(points=60), prior)
+    field = toy(**{"rule": "APFO", "rule.grid.end": 199, "rule.grid.points": 800, "rule.grid.views": 5}).build("a red mug", prior)
+    assert field.steps == 4000 and field.timesteps.bounds(3999, 4000) == (200, 200)
+    sds = toy(rule="SDS").build("a red mug", prior)
     assert torch.equal(sds.rule.weight(prior.schedule, t), balanced(prior.schedule, t))
+    assert toy(timesteps="Grid").build("a red mug", prior).steps == 200
 
 
-def test_a_radiance_field_of_the_recipe_takes_a_step():
-    small = Settings("a red mug", scene="nerf", prior="toybox", steps=1, views=1, resolution=16, samples=8, levels=2, finest=32,
-                     negative="", interpolate=False)
-    plan = stage(small)
-    assert small.growth and plan.growth is None and len(list(run(plan, progress=False))) == 1
+def test_a_radiance_field_of_the_recipe_takes_a_step(prior):
+    small = METHODS["field"].paper["shape"].set({"prior": "toybox", "steps": 1, "views": 1, "resolution": 16, "start.samples": 8,
+                                                 "start.levels": 2, "start.finest": 32, "prompts": partial(ViewPrompts)})
+    plan = small.build("a red mug", prior)
+    assert plan.growth is None and len(list(run(plan, progress=False))) == 1
 
 
 def test_the_largest_t_may_jump():
     """ProlificDreamer's drops to 500 after a fifth of the run, GaussianDreamer's to 550 after 500 of 1200 steps."""
-    prior = DiffusionPrior.load()
-    for name, step, before, after in (("ProlificDreamer", 5000, 980, 500), ("GaussianDreamer", 500, 980, 550)):
-        s = Settings("a red mug", **BASELINES[name])
-        small = s.toy(points=60, resolution=32, t_max=s.t_max, t_since=s.t_since, t_until=s.t_until)
-        timesteps = stage(small, prior).timesteps
-        assert timesteps.t_max(step - 1, s.steps) == before and timesteps.t_max(step, s.steps) == after
+    for name, step, before, after in (("prolificdreamer", 5000, 980, 500), ("gaussiandreamer", 500, 980, 550)):
+        part = METHODS[name].paper["shape"]
+        assert part.timesteps.t_max(step - 1, part.steps) == before and part.timesteps.t_max(step, part.steps) == after
 
 
-def test_a_ball_has_the_opacity_and_width_that_are_asked_for():
-    thin, toy = (start(Settings("a red mug").toy(ball=True, points=60, **changes)) for changes in ({"opacity": 0.1}, {}))
-    wide = start(Settings("a red mug").toy(ball=True, points=60, spread=2.0))
-    assert thin.opacities.mean().item() == pytest.approx(0.1) and toy.opacities.mean().item() == pytest.approx(0.3)
-    assert torch.allclose(wide.scales, 2 * toy.scales)
+def test_a_ball_has_the_opacity_and_width_that_are_asked_for(prior, toy):
+    thin, plain, wide = (toy("ball", **changes).build("a red mug", prior).scene
+                         for changes in ({"start.opacity": 0.1}, {}, {"start.spread": 2.0}))
+    assert thin.opacities.mean().item() == pytest.approx(0.1) and plain.opacities.mean().item() == pytest.approx(0.3)
+    assert torch.allclose(wide.scales, 2 * plain.scales)
 
 
-@pytest.mark.parametrize("name", BASELINES)
-def test_every_method_takes_a_step_at_toy_size(name):
-    settings = Settings("a red mug", **BASELINES[name]).toy(steps=1, points=200, resolution=32, samples=8)
-    plan = stage(settings)
-    assert type(plan.rule).__name__ == BASELINES[name].get("rule", "VDM")
-    assert isinstance(plan.scene, NeRF if BASELINES[name].get("scene") == "nerf" else Gaussians)
+@pytest.mark.parametrize("name", [m.name for m in BASELINES] + ["dreammapping", "ball", "field"])
+def test_every_method_takes_a_step_at_toy_size(name, prior, toy):
+    plan = toy(name, steps=1).build("a red mug", prior)
+    assert type(plan.rule) is owner(METHODS[name].paper["shape"].rule)
+    assert type(plan.scene) is METHODS[name].paper["shape"].scene
     before = {k: v.detach().clone() for k, v in plan.scene.parameters().items()}
     step, = run(plan, progress=False)
     assert step.grad_norm > 0 and any(not torch.equal(v, before[k]) for k, v in plan.scene.parameters().items())
 
 
-def test_the_whole_recipe_runs_at_a_small_size(tmp_path):
+def test_the_whole_recipe_runs_at_a_small_size(tmp_path, prior, toy):
     """Growth, moving cameras, mixed views, Perp-Neg, regularisers and pairs of rates at once; and it resumes bit for bit."""
-    def make():
-        return stage(Settings("a red mug").toy(
-            steps=6, points=150, resolution=32, interpolate=True, perp_neg=True, scale_weight=2.5, tv_weight=2.5, decay=None,
-            rates={"means": (1e-2, 1e-3), "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "colors": 5e-2},
-            growth=Growth(since=0, until=6, every=2, gradient=0.2, split=0.03, reset=5, wide_since=100),
-            cameras=LucidOrbit(radius=(2.4, 2.6), nearest=(2.0, 2.2))))
-
-    whole = make()
+    part = toy(**{
+        "steps": 6, "start.points": 150, "prompts.interpolate": True, "prompts.perp_neg": True, "regularise": Smooth(2.5, 2.5),
+        "decay": "constant", "cameras": LucidOrbit(radius=(2.4, 2.6), nearest=(2.0, 2.2)),
+        "rates": {"means": (1e-2, 1e-3), "scales": 5e-3, "quats": 1e-3, "opacities": 5e-2, "colors": 5e-2},
+        "growth": Growth(since=0, until=6, every=2, gradient=0.2, split=0.03, reset=5, wide_since=100)})
+    whole, first, again = (part.build("a red mug", prior) for _ in range(3))
     steps = list(run(whole, progress=False))
     assert len(whole.scene) > 150 and len(steps) == 6
     file = tmp_path / "checkpoint.safetensors"
-    for step in run(make(), file, every=1, progress=False):
+    for step in run(first, file, every=1, progress=False):
         if step.step == 2:
             break
-    again = make()
     assert [s.step for s in run(again, file, progress=False)] == [3, 4, 5]
     assert len(again.scene) == len(whole.scene)
     assert all(torch.equal(again.scene.raw[k], v) for k, v in whole.scene.raw.items())
 
 
-@pytest.mark.parametrize("wrong, says", [
-    ({"rule": "XYZ"}, "no rule 'XYZ'.*VDM"), ({"operator": "cubic"}, "no operator 'cubic'.*ulite"),
-    ({"scene": "mesh"}, "no scene"), ({"weight": "sigma"}, "no weight 'sigma'.*sigma2"),
-    ({"perp_neg": True, "view_words": False}, "view_words=True"), ({"perp_neg": True, "rule": "LODS"}, "LODS")])
-def test_settings_name_what_is_wrong(wrong, says):
-    with pytest.raises(ValueError, match=says):
-        Settings("a red mug", **wrong)
-
-
-def test_a_long_prompt_is_refused_before_any_work():
+def test_a_long_prompt_is_refused_before_any_work(prior, toy):
     with pytest.raises(ValueError, match="tokens and the text encoder reads"):
-        stage(Settings("a red mug " + "and a mug " * 70).toy())
+        toy().build("a red mug " + "and a mug " * 70, prior)
 
 
-def test_every_baseline_sets_fields_that_exist():
-    names = {f.name for f in fields(Settings)}
-    assert all(set(changes) <= names for changes in BASELINES.values())
+def test_seeds_reach_everything_that_is_random(prior, toy):
+    """Start, operator, LoRA's weights and the critic's draws; and one seed is one run."""
+    for name, changes in (("dreammapping", {}), ("field", {}), ("dreammapping", {"rule": "VSD"})):
+        part = toy(name, **changes)
+        a, b, c = (part.build("a red mug", prior, seed) for seed in (0, 0, 1))
+        first = lambda plan: [next(iter(plan.scene.parameters().values())), next(  # noqa: E731
+            v for k, v in plan.rule.state_dict().items() if v.numel() > 1 and v.any())]
+        assert all(torch.equal(x, y) for x, y in zip(first(a), first(b), strict=True))
+        assert all(not torch.equal(x, y) for x, y in zip(first(a), first(c), strict=True))
+    x = torch.zeros(4, *prior.shape)
+    assert not torch.equal(a.rule.critic.draw(x)[1], c.rule.critic.draw(x)[1])
+
+
+def test_no_two_streams_share_numbers(prior):
+    """At seed 0 the pictures' start and the critic's first noise were one stream, shifted (correlation 0.49)."""
+    plan = METHODS["text2image"].toy["pictures"].set(rule="VSD").build("a red mug", prior, 0)
+    start = plan.scene.x.detach().flatten()
+    drawn = {"critic": plan.rule.critic.draw(plan.scene.x)[1].flatten(), "step 0": torch.randn(8192, generator=seeded(0))}
+    for other in drawn.values():
+        both = [torch.fft.rfft(x - x.mean(), 2 * len(start)) for x in (start, other)]
+        shifted = torch.fft.irfft(both[0] * both[1].conj()) / (start.std() * other.std() * len(start))
+        assert shifted.abs().max() < 0.08  # of 16384 shifts; 5 standard deviations of chance are 0.055
