@@ -32,7 +32,7 @@ class Voxels(Scene):
 
     def render(self, cameras: Cameras, resolution: int, background: torch.Tensor,
                generator: torch.Generator | None = None) -> Render:
-        return volume(self.field, cameras.to(self.grid.device), resolution, background, 24, 0.9, generator)
+        return volume(self.field, cameras.to(self.grid.device), resolution, background, 6, 0.9, generator)
 
 
 def voxels(begin: Begin, *, side: Annotated[int, Range(2, 256)] = 16) -> Voxels:

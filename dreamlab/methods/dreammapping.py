@@ -8,14 +8,14 @@ backgrounds are white or of any colour; here they are the toybox's, light and da
 from dataclasses import replace
 from functools import partial
 
-from dreamlab.cameras import LucidOrbit, Orbit
+from dreamlab.cameras import LucidOrbit
 from dreamlab.learner import Adam
 from dreamlab.losses import Smooth
 from dreamlab.pipeline import Method, Part
 from dreamlab.prompts import ViewPrompts
-from dreamlab.rules import VDM
+from dreamlab.rules.vdm import VDM
 from dreamlab.scenes.convert import surface
-from dreamlab.scenes.gaussians import Gaussians, ball, points
+from dreamlab.scenes.gaussians import Gaussians, points
 from dreamlab.scenes.growth import Growth
 from dreamlab.scenes.nerf import blob
 from dreamlab.schedules import Annealed, Cosine, balanced, noise_to_signal
