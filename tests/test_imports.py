@@ -20,7 +20,9 @@ ROWS = [
     ["scenes"],
     ["export"],  # files in, files out
     ["stage", "memory"],
-    ["settings", "pipeline", "methods"],
+    ["settings"],
+    ["pipeline"],
+    ["methods"],
     ["toybox.judge", "toybox.training", "metrics", "widgets", "course", "report", "runs", "sweep", "cli"],
 ]
 ROW = {name: i for i, names in enumerate(ROWS) for name in names}
@@ -84,8 +86,44 @@ def test_imports_point_one_way(module):
     if top == "render":
         assert not {m for m in ours(used) if m.split(".")[0] in ("scenes", "priors", "toybox")}
     if top in ("toybox", "metrics", "course"):
-        assert not {m for m in ours(used) if m.split(".")[0] in ("pipeline", "methods")}
+        assert not {m for m in ours(used) if m.split(".")[0] in ("pipeline", "methods", "runs", "report")}
     assert not roots & CUDA_ONLY or top == "render", f"dreamlab.{module} imports {sorted(roots & CUDA_ONLY)}"
+
+
+def test_the_rows_are_printed():
+    """``pytest tests/test_imports.py -s`` shows the house: who may import whom."""
+    print()
+    for i in range(len(ROWS)):
+        print(f"{i + 1:3d}  {', '.join(m for m in MODULES if MODULES[m].read_text().strip() and m and row(m) == i)}")
+
+
+def test_every_import_of_ours_is_there():
+    for module in MODULES:
+        for name in imports(module, tree(module)):
+            if name.startswith("dreamlab."):
+                home, _, last = name.removeprefix("dreamlab.").rpartition(".")
+                assert home in MODULES or f"{home}.{last}".strip(".") in MODULES, f"dreamlab.{module} imports {name}"
+
+
+def classes(*packages: str) -> dict[str, str]:
+    """The classes of scenes and priors, and the files they stand in."""
+    return {node.name: module for module in MODULES if module.split(".")[0] in packages
+            for node in tree(module).body if isinstance(node, ast.ClassDef)}
+
+
+def test_nobody_asks_what_class_a_scene_or_a_prior_is():
+    """No isinstance outside the class's own file, and no dictionary keyed by such a class."""
+    known = {name: home for name, home in classes("scenes", "priors").items() if name not in ("Card", "Begin", "Growth")}
+    assert {"Gaussians", "NeRF", "Picture", "Scene", "DiffusionPrior", "GaussianMixturePrior"} <= known.keys()
+    for module in MODULES:
+        for node in ast.walk(tree(module)):
+            names = []
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "issubclass"):
+                names = [n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)]
+            elif isinstance(node, ast.Dict):
+                names = [key.id for key in node.keys if isinstance(key, ast.Name)]
+            found = [name for name in names if known.get(name, module) != module]
+            assert not found, f"dreamlab.{module}, line {node.lineno}, asks for {found}"
 
 
 def test_no_circle_of_imports():
