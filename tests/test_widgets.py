@@ -10,25 +10,26 @@ from matplotlib import colormaps
 from PIL import Image
 
 from dreamlab.cameras import orbit, ring
-from dreamlab.noise import randn, seeded
-from dreamlab.pipelines import picture
-from dreamlab.pipelines.baselines import BASELINES
-from dreamlab.pipelines.dreammapping import Settings
+from dreamlab.methods import METHODS
+from dreamlab.noise import Schedule, randn, seeded
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.priors.mixture import GaussianMixturePrior, ImageMixturePrior
 from dreamlab.prompts import Prompt
 from dreamlab.rules import RULES, SDS, VDM, VSD
 from dreamlab.scenes.gaussians import Gaussians
 from dreamlab.scenes.picture import Picture
+from dreamlab.schedules import Grid
 from dreamlab.stage import run
 from dreamlab.types import Render
 from dreamlab.widgets import gradient_microscope as microscope
 from dreamlab.widgets import orbit_viewer as viewer
 from dreamlab.widgets import rule_comparison as comparison
-from dreamlab.widgets.schedule_explorer import RECIPES, describe, dreammapping, figure, png, schedule_explorer
+from dreamlab.widgets.schedule_explorer import RECIPES, describe, figure, png, recipe, schedule_explorer
 
 TOYBOX = "DreamMapping on the toybox"
 MUG = "a red mug"
+TWO = {"start.pictures": 2}
+PICTURES = METHODS["text2image"].toy["pictures"].set(TWO)
 
 
 def same_picture(a: bytes, b: bytes) -> bool:
@@ -50,23 +51,30 @@ def exact():
 
 @pytest.fixture(scope="module")
 def histories(exact):
-    return comparison.compare(exact, MUG, ("SDS", "VDM"), steps=5, every=2, pictures=2, progress=False)
+    return comparison.compare(exact, MUG, ("SDS", "VDM"), steps=5, every=2, progress=False, changes=TWO)
 
 
 # The schedule explorer
 
 
-def test_recipes_follow_the_settings():
-    toy = Settings("").toy()
-    assert RECIPES[TOYBOX].steps == toy.steps
-    assert RECIPES[TOYBOX].timesteps.bounds(0, toy.steps)[1] == toy.t_max[0]
-    assert RECIPES[TOYBOX].timesteps.bounds(toy.steps - 1, toy.steps)[1] == toy.t_max[1]
-    for name, recipe in RECIPES.items():  # the same numbers, written down twice
-        if (baseline := name.split()[0]) in ("LucidDreamer", "ProlificDreamer"):
-            assert dreammapping(Settings("", **BASELINES[baseline])).timesteps == recipe.timesteps
+def test_recipes_follow_the_methods():
+    toy = METHODS["dreammapping"].toy["shape"]
+    assert RECIPES[TOYBOX].steps == toy.steps and RECIPES[TOYBOX].rate == toy.decay
+    assert RECIPES[TOYBOX].timesteps.bounds(0, toy.steps)[1] == toy.timesteps.start_max
+    assert RECIPES[TOYBOX].timesteps.bounds(toy.steps - 1, toy.steps)[1] == toy.timesteps.end_max
     paper = describe("DreamMapping (VDM with DCA)", 1500)
     assert "t from 20 to 500" in paper and "lambda 0.02 to 1.00" in paper
     assert "t from 20 to 980" in describe("DreamFusion (SDS)", 14_999)
+
+
+def test_a_recipe_is_read_off_any_part():
+    t = torch.tensor([50, 150])
+    early, never = (recipe(PICTURES.set({f"rule.{k}": v})).lam for k, v in (("cutoff", 100), ("dca", False)))
+    schedule = Schedule.scaled_linear()
+    assert early(schedule, t)[0] < 1 and early(schedule, t)[1] == 1 and (never(schedule, t) == 1).all()
+    own = recipe(PICTURES.set({"rule": "APFO", "rule.grid.points": 30}))
+    assert own.timesteps == Grid(points=30) and own.steps == 30 and own.weight == own.timesteps.weight
+    assert recipe(PICTURES.set({"timesteps": Grid(points=40), "rule.weight": "sigma2"})).steps == 40
 
 
 def test_recipes_follow_the_papers():
@@ -74,8 +82,8 @@ def test_recipes_follow_the_papers():
     assert "t from 20 to 980" in describe(vsd, 4999) and "t from 20 to 500" in describe(vsd, 5000)
     assert "t from 20 to 740" in describe("LucidDreamer (ISM)", 750)  # half-way from 980 to 500
     assert describe("LucidDreamer (ISM)", 4999).endswith("x 0.01")
-    for stage, steps, first, last in ((1, 4000, 999, 200), (2, 2000, 499, 100), (3, 300, 299, 9)):
-        name, = (n for n in RECIPES if n.startswith(f"DreamFlow {stage}"))
+    for nth, steps, first, last in ((1, 4000, 999, 200), (2, 2000, 499, 100), (3, 300, 299, 9)):
+        name, = (n for n in RECIPES if n.startswith(f"DreamFlow {nth}"))
         assert RECIPES[name].steps == steps
         assert f"t {first}," in describe(name, 0) and f"t {last}," in describe(name, steps - 1)
         assert "w 0.00," not in describe(name, steps - 1)  # small, and still told
@@ -84,14 +92,14 @@ def test_recipes_follow_the_papers():
     assert all(low == high for low, high in t) and t == sorted(t, reverse=True)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_draws_within_the_schedule_and_can_be_described(recipe, generator):
-    r = RECIPES[recipe]
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_draws_within_the_schedule_and_can_be_described(name, generator):
+    r = RECIPES[name]
     for step in (0, r.steps // 2, r.steps - 1):
         low, high = r.timesteps.bounds(step, r.steps)
         t = r.timesteps(step, r.steps, 200, generator)
         assert 0 <= low <= t.min() and t.max() <= high < 1000
-        assert f"learning rates x {r.rate(step, r.steps):.2f}" in describe(recipe, step)
+        assert f"learning rates x {r.rate(step, r.steps):.2f}" in describe(name, step)
         assert 0 <= r.rate(step, r.steps) <= 1
 
 
@@ -188,7 +196,7 @@ def test_looking_teaches_nothing(exact):
     assert view.rule == "VDM (untrained)" and rule.guidance == 7.5
     assert rule.state_dict().keys() == fresh.keys()
     assert all(torch.equal(v, fresh[k]) for k, v in rule.state_dict().items())
-    stage = picture.stage(picture.Settings(MUG, "VDM", steps=2, pictures=2), exact)
+    stage = PICTURES.set(steps=2).build(MUG, exact)
     list(run(stage, progress=False))
     taught = microscope.look(exact, MUG, 400, 4.0, stage.rule)
     assert taught.rule == "VDM" and not torch.equal(taught.residual.value, view.residual.value)
@@ -238,7 +246,7 @@ def test_the_microscope_names_bad_input(exact):
         microscope.look(exact, MUG, 400, 4.0, "SDS", torch.zeros(2, 16, 16, 3))
     with pytest.raises(ValueError, match=r"samples of shape \(2,\)"):
         microscope.look(GaussianMixturePrior(torch.zeros(3, 2)), MUG, 400, 4.0, "SDS")
-    other = ImageMixturePrior(torch.zeros(2, 3, 16, 16), {"kind": ["mug", "duck"]})
+    other = ImageMixturePrior(torch.zeros(2, 3, 8, 8), {"kind": ["mug", "duck"]})
     with pytest.raises(ValueError, match="the critic was built on another prior"):
         microscope.look(exact, MUG, 400, 4.0, VSD.for_prior(other))
     assert "eps" not in vars(exact)  # nor does an error leave a listener behind
@@ -250,7 +258,7 @@ def test_the_microscope_names_bad_input(exact):
 def test_a_history_is_the_run(exact, histories):
     h = histories["SDS"]
     assert h.kept == [0, 2, 4, 5] and h.pictures.shape == (4, 2, 16, 16, 3) and h.steps == 5
-    stage = picture.stage(picture.Settings(MUG, "SDS", steps=5, pictures=2), exact)
+    stage = PICTURES.set(rule="SDS", steps=5).build(MUG, exact)
     start = stage.scene.render().rgb.detach()
     steps = list(run(stage, progress=False))
     assert torch.equal(h.pictures[0], start) and torch.equal(h.pictures[-1], stage.scene.render().rgb.detach())
@@ -262,10 +270,16 @@ def test_a_history_is_the_run(exact, histories):
 
 
 def test_any_stage_of_a_picture_is_recorded(exact):
-    stage = picture.stage(picture.Settings(MUG, "CSD", steps=1, pictures=1, latent=False), exact)
+    part = METHODS["text2image-pixels"].toy["pictures"].set({"rule": "CSD", "steps": 1, "start.pictures": 1})
+    stage = part.build(MUG, exact)
     h = comparison.record(stage, "CSD in pixels", every=3, progress=False)
     assert h.name == "CSD in pixels" and h.kept == [0, 1] and isinstance(stage.scene, Picture)
     assert 0 <= h.pictures.min() and h.pictures.max() <= 1
+
+
+def test_a_rule_with_its_own_grid_takes_the_steps_as_points(exact):
+    h = comparison.compare(exact, MUG, ("APFO", "CSD"), steps=4, every=2, progress=False, changes=TWO | {"rates.latents": 0.1})
+    assert h["APFO"].t == Grid(points=4).t[:-1].tolist() and h["APFO"].kept == h["CSD"].kept == [0, 2, 4]
 
 
 def test_the_comparison_draws_both(histories):
@@ -302,6 +316,8 @@ def test_the_comparison_names_bad_input(exact, histories):
         comparison.rule_comparison({"SDS": histories["SDS"]})
     with pytest.raises(ValueError, match="there is no rule 'VDN'"):
         comparison.compare(exact, MUG, ("SDS", "VDN"), steps=10**6)  # said before the first step of the first
+    with pytest.raises(ValueError, match="a part = Part has no 'pictures'"):
+        comparison.compare(exact, MUG, changes={"pictures": 2})
     with pytest.raises(ValueError, match="every must be at least 1, got 0"):
         comparison.compare(exact, MUG, steps=2, every=0)
     short = comparison.compare(exact, MUG, ("CSD",), steps=1, progress=False)

@@ -68,7 +68,7 @@ def picture(prior: Prior, prompt: str | Prompt, x: Float[Tensor, "#b h w 3"] | N
         raise ValueError(f"the microscope shows one picture, got {len(x)}: give x[:1]")
     size = getattr(prior, "resolution", None) or prior.shape[-1]
     x = F.interpolate(x.movedim(-1, 1), (size, size), mode="bilinear", antialias=True).movedim(1, -1)
-    return prior.encode(x.to(prior.null.device))
+    return prior.encode(x.to(prior.device))
 
 
 @contextmanager

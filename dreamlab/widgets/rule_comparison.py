@@ -6,14 +6,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dreamlab.pipelines.picture import Settings, stage
+from dreamlab.methods import METHODS
+from dreamlab.pipeline import Asked, work
 from dreamlab.priors.base import Prior
+from dreamlab.settings import CHOICES, options
 from dreamlab.stage import Stage, run
 from dreamlab.widgets import BLUE, ORANGE, to_png
 
@@ -40,40 +43,49 @@ class History:
         return len(self.t)
 
 
-def shown(of: Stage) -> Float[Tensor, "n h w 3"]:
+def shown(stage: Stage) -> Float[Tensor, "n h w 3"]:
     """The pictures as they are now."""
     with torch.no_grad():
-        return of.scene.render().rgb.detach().float().clamp(0, 1).cpu().clone()
+        return stage.scene.render().rgb.detach().float().clamp(0, 1).cpu().clone()
 
 
-def record(of: Stage, name: str, every: int = 10, progress: bool = True) -> History:
+def record(stage: Stage, name: str, every: int = 10, progress: bool = True) -> History:
     """Run a stage whose scene is a ``Picture``; keep its pictures at the start, after each ``every`` steps, and at the end."""
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}: it is the number of steps between two pictures")
-    history = History(name, [0], shown(of)[None], [], [], [], [])
+    history = History(name, [0], shown(stage)[None], [], [], [], [])
     pictures = [history.pictures[0]]
-    for step in run(of, progress=progress):
+    for step in run(stage, progress=progress):
         r, done = step.residual, step.step + 1
         history.t.append(int(step.t.max()))
         history.residual.append(r.value.flatten(1).norm(dim=1).mean().item())
         history.loss.append(step.loss)
         history.fit.append(None if r.loss is None else r.loss.item())
-        if done % every == 0 or done == of.steps:
+        if done % every == 0 or done == stage.steps:
             history.kept.append(done)
-            pictures.append(shown(of))
+            pictures.append(shown(stage))
     history.pictures = torch.stack(pictures)
     return history
 
 
+def ask(prompt: str, rule: str, steps: int, seed: int = 0, changes: dict[str, Any] | None = None) -> Asked:
+    """Pictures by a rule in so many steps, which are the points of its grid where it has one of its own.
+
+    ``changes`` are further settings of the method text2image by path: ``{"rates.latents": 0.1}``.
+    """
+    length = "rule.grid.points" if "grid" in options(CHOICES["rule"].get(rule)) else "steps"
+    return METHODS["text2image"].ask(prompt, seed=seed, changes={"rule": rule, length: steps} | (changes or {}))
+
+
 def compare(prior: Prior, prompt: str, rules: Sequence[str] = ("SDS", "VDM"), steps: int = 150, every: int = 10, seed: int = 0,
-            progress: bool = True, **settings) -> dict[str, History]:
+            progress: bool = True, changes: dict[str, Any] | None = None) -> dict[str, History]:
     """Run each rule from the same noise, and record it: {rule: History}.
 
-    ``settings`` are further fields of :class:`dreamlab.pipelines.picture.Settings`, the same for all: guidance, pictures, ...
-    Runs made otherwise, by :func:`record`, can join the dict.
+    ``steps`` and ``changes`` are those of :func:`ask`, the same for all. Runs made otherwise, by :func:`record`, can join the
+    dict.
     """
-    chosen = [Settings(prompt, rule=rule, steps=steps, seed=seed, **settings) for rule in rules]  # all named before any runs
-    return {s.rule: record(stage(s, prior), s.rule, every, progress) for s in chosen}
+    asked = {rule: ask(prompt, rule, steps, seed, changes) for rule in rules}  # all named before any runs
+    return {rule: record(item.stage, rule, every, progress) for rule in asked for item in work(asked[rule], prior=prior)}
 
 
 def at(history: History, step: int) -> int:

@@ -3,23 +3,20 @@
 :func:`schedule_explorer` is the widget, :func:`figure` and :func:`describe` say the same without a kernel at hand.
 """
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from html import escape
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dreamlab import schedules
+from dreamlab.methods import METHODS
 from dreamlab.noise import Schedule
-from dreamlab.pipelines.dreammapping import Settings
-from dreamlab.schedules import Annealed, Cosine, DreamTime, Exponential, Grid, Uniform, dca_lambda, noise_to_signal, one, sigma2
+from dreamlab.pipeline import Part
+from dreamlab.schedules import Cosine, DreamTime, Exponential, Grid, Timesteps, Uniform, constant, dca_lambda, one, sigma2
+from dreamlab.settings import options
 from dreamlab.widgets import BLUE, GREEN, GREY, ORANGE, to_png
-
-
-def constant(step: int, steps: int) -> float:
-    """Learning rates that stay as they are."""
-    return 1.0
 
 
 @dataclass(frozen=True)
@@ -30,17 +27,20 @@ class Recipe:
     for DCA), and ``rate(step, steps)``, which multiplies the learning rates of a run of ``steps``.
     """
 
-    timesteps: Annealed | DreamTime | Grid
+    timesteps: Timesteps
     weight: Callable[[Schedule, Tensor], Tensor]
     lam: Callable[[Schedule, Tensor], Tensor] = one
     rate: Callable[[int, int], float] = Cosine()
     steps: int = 5000
 
 
-def dreammapping(settings: Settings) -> Recipe:
-    """The recipe of a run of :mod:`dreamlab.pipelines.dreammapping`."""
-    timesteps = Annealed(*settings.t_max, since=settings.t_since, until=settings.t_until, shared=settings.t_shared)
-    return Recipe(timesteps, getattr(schedules, settings.weight), dca_lambda, Cosine(), settings.steps)
+def recipe(part: Part) -> Recipe:
+    """The recipe of a part of a method. Its rate is the part's ``decay``: leaves whose own rates fall are not in it."""
+    rule = {name: value for name, (_, value) in options(part.rule).items()}
+    timesteps = part.timesteps or rule["grid"]
+    lam = partial(dca_lambda, cutoff=rule["cutoff"]) if rule.get("dca") else one
+    return Recipe(timesteps, rule["weight"] or timesteps.weight, lam, part.decay,
+                  timesteps.steps if part.steps is None else part.steps)
 
 
 def dreamflow(start: int, end: int, points: int, views: int) -> Recipe:
@@ -51,11 +51,12 @@ def dreamflow(start: int, end: int, points: int, views: int) -> Recipe:
 
 RECIPES = {
     "DreamFusion (SDS)": Recipe(Uniform(20, 980), sigma2, rate=Cosine(3000, 0.01), steps=15_000),  # its appendix A.2
-    "DreamMapping (VDM with DCA)": dreammapping(Settings("")),
-    "DreamMapping on the toybox": dreammapping(Settings("").toy()),
+    # its rates fall one by one, which no one factor tells; the curve is the toybox's
+    "DreamMapping (VDM with DCA)": replace(recipe(METHODS["dreammapping"].paper["shape"]), rate=Cosine()),
+    "DreamMapping on the toybox": recipe(METHODS["dreammapping"].toy["shape"]),
     # the official code; the rates are those of the positions, the others fall less. Its factor 0.1 of w is left out
-    "LucidDreamer (ISM)": Recipe(Annealed(shared=True), noise_to_signal, rate=Exponential(0, 0.01), steps=5000),
-    "ProlificDreamer (VSD)": Recipe(Annealed(since=0.2, until=0.2), sigma2, rate=constant, steps=25_000),  # threestudio
+    "LucidDreamer (ISM)": replace(recipe(METHODS["luciddreamer"].paper["shape"]), rate=Exponential(0, 0.01)),
+    "ProlificDreamer (VSD)": recipe(METHODS["prolificdreamer"].paper["shape"]),  # threestudio
     # arXiv 2306.12422 changes t alone: w, rates and steps are those of DreamFusion in threestudio
     "DreamTime": Recipe(DreamTime(), sigma2, rate=constant, steps=10_000),
     "DreamFlow 1, NeRF (APFO)": dreamflow(999, 199, 800, 5),
