@@ -1,6 +1,5 @@
 """``make bench``: what a step costs and how the cost grows. Ratios and exponents are taken within one run, side by side."""
 import argparse
-import json
 import platform
 import time
 from datetime import date
@@ -11,8 +10,9 @@ import torch
 from benchmarks.bench_rules import bench as bench_rules
 from benchmarks.bench_rules import table, toybox
 from benchmarks.bench_splat import bench as bench_splat
+from dreamlab.files import write_json
+from dreamlab.methods import METHODS
 from dreamlab.noise import randn, seeded
-from dreamlab.pipelines.dreammapping import Settings, stage
 from dreamlab.stage import advance, make_optimiser
 
 
@@ -29,29 +29,29 @@ def milliseconds(work, repeats: int = 5) -> float:
 
 def bench_step() -> dict[str, float]:
     """Milliseconds of one demo step (4 views) and of its parts."""
-    plan = stage(Settings("a red mug").toy())
+    stage = METHODS["dreammapping"].toy["shape"].build("a red mug")
     g = seeded(0)
-    cameras = plan.cameras.sample(plan.views, g)
-    prompt = plan.prompts(cameras)
-    x = randn((plan.views, *plan.prior.shape), g)
-    t = torch.full((plan.views,), 300)
-    images = torch.rand(plan.views, plan.resolution, plan.resolution, 3, generator=g, requires_grad=True)
-    adam = make_optimiser(plan)
+    cameras = stage.cameras.sample(stage.views, g)
+    prompt = stage.prompts(cameras)
+    x = randn((stage.views, *stage.prior.shape), g)
+    t = torch.full((stage.views,), 300)
+    images = torch.rand(stage.views, stage.resolution, stage.resolution, 3, generator=g, requires_grad=True)
+    adam = make_optimiser(stage)
 
     def unet():
         with torch.no_grad():
-            plan.prior.eps(x, t, prompt.positive, prompt.null)
+            stage.prior.eps(x, t, prompt.positive, prompt.null)
 
     def encode():
-        plan.prior.encode(images).sum().backward()
+        stage.prior.encode(images).sum().backward()
 
     def draw():
-        plan.scene.render(cameras, plan.resolution, torch.ones(3)).rgb.sum().backward()
+        stage.scene.render(cameras, stage.resolution, torch.ones(3)).rgb.sum().backward()
 
     parts = {"UNet, both conditions": unet, "VAE encode with gradient": encode, "splat forward + backward": draw,
-             "U-Lite forward + backward + Adam": lambda: plan.rule.fit(x, x)}
+             "U-Lite forward + backward + Adam": lambda: stage.rule.fit(x, x)}
     cost = {name: milliseconds(work) for name, work in parts.items()}
-    cost["whole step"] = milliseconds(lambda: advance(plan, adam, 0))
+    cost["whole step"] = milliseconds(lambda: advance(stage, adam, 0))
     return cost
 
 
@@ -71,10 +71,8 @@ def main():
     for name, value in splat.items():
         print(f"{name:56s} {value:10.2f}")
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"date": str(date.today()), "torch": torch.__version__, "processor": platform.machine(),
-                                    "threads": torch.get_num_threads(), "step_ms": cost, "splat": splat} | by_rule,
-                                   indent=2) + "\n")
+        write_json(path, {"date": str(date.today()), "torch": torch.__version__, "processor": platform.machine(),
+                          "threads": torch.get_num_threads(), "step_ms": cost, "splat": splat} | by_rule)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What a radiance field costs, and how that grows with samples a ray and with levels: ``python -m benchmarks.bench_nerf``."""
 import argparse
-import json
 import platform
 import time
 from datetime import date
@@ -10,6 +9,7 @@ import torch
 
 from benchmarks.bench_splat import exponent
 from dreamlab.cameras import orbit
+from dreamlab.files import write_json
 from dreamlab.noise import seeded
 from dreamlab.scenes.nerf import HashGrid, NeRF
 
@@ -43,8 +43,8 @@ def main():
     for name, value in cost.items():
         print(f"{name:40s} {value:8.2f}")
     if path:
-        path.write_text(json.dumps({"date": str(date.today()), "torch": torch.__version__, "processor": platform.machine(),
-                                    "threads": torch.get_num_threads(), "cost": cost}, indent=2) + "\n")
+        write_json(path, {"date": str(date.today()), "torch": torch.__version__, "processor": platform.machine(),
+                          "threads": torch.get_num_threads(), "cost": cost})
 
 
 if __name__ == "__main__":

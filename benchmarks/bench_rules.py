@@ -30,13 +30,13 @@ import torch
 from torch import nn
 
 from dreamlab import rules
-from dreamlab.demo import write
+from dreamlab.files import write_json
 from dreamlab.noise import randn, seeded
 from dreamlab.priors.base import Prior
 from dreamlab.priors.diffusion import DiffusionPrior, quiet
 from dreamlab.prompts import Prompt
 from dreamlab.scenes.picture import Picture
-from dreamlab.stage import Stage, advance, make_optimiser
+from dreamlab.stage import Stage, advance, latents, make_optimiser
 
 # Of stabilityai/stable-diffusion-2-1-base; everything else is diffusers' default.
 SD21 = {"sample_size": 64, "in_channels": 4, "out_channels": 4, "block_out_channels": (320, 640, 1280, 1280),
@@ -125,11 +125,10 @@ def watch(clock: Clock, stack: ExitStack, prior: Prior, rule: rules.Rule) -> Non
 
 def plan(name: str, prior: Prior, prompt: Prompt, batch: int, t: int, seed: int) -> tuple[Stage, torch.optim.Optimizer]:
     """Latents to distil by one rule, at always the same t."""
-    settings = {"pretrain": 0} if name == "LMCSDS" else {}
-    rule, device = getattr(rules, name).for_prior(prior, **settings), prior.null.device
-    scene = Picture(randn((batch, *prior.shape), seeded(seed, -1)).to(device), prior.decode)
+    rule = getattr(rules, name).for_prior(prior, seed=seed, **{"pretrain": 0} if name == "LMCSDS" else {})
+    scene = Picture(randn((batch, *prior.shape), seeded(seed, -1)).to(prior.device), prior.decode)
     stage = Stage(scene, prior, rule, lambda cameras: prompt, lambda step, steps, n, generator: torch.full((n,), t),
-                  rates={"latents": 0.01}, views=batch, seed=seed)
+                  rates={"latents": 0.01}, look=latents, cameras=None, resolution=None, views=batch, seed=seed)
     return stage, make_optimiser(stage)
 
 
@@ -137,7 +136,7 @@ def bench(prior: Prior, prompt: Prompt, rounds: int = 7, batch: int = 4, t: int 
     """Every rule once a round, the first round being for warming up.
 
     ``rules``: medians by rule and part, in milliseconds; ``ratios``: medians of ratios within a round."""
-    device = prior.null.device
+    device = prior.device
     plans = {name: plan(name, prior, prompt, batch, t, seed) for name in rules.RULES}
     seen: dict[str, list[dict[str, float]]] = {name: [] for name in plans}
     for step in range(rounds + 1):
@@ -196,10 +195,10 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{shape}, {prior.resolution} px, batch 4, t = 500, {prior.unet.dtype}; torch {torch.__version__}, {processor}, "
           f"{torch.get_num_threads()} threads; median of {args.rounds} rounds\n\n{table(result)}")
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        write(args.json, {"date": str(date.today()), "torch": torch.__version__, "processor": processor,
-                          "threads": torch.get_num_threads(), "seed": args.seed, "rounds": args.rounds, "prior": shape,
-                          "resolution": prior.resolution, "dtype": str(prior.unet.dtype), "batch": 4, "t": 500} | result)
+        write_json(args.json, {
+            "date": str(date.today()), "torch": torch.__version__, "processor": processor, "threads": torch.get_num_threads(),
+            "seed": args.seed, "rounds": args.rounds, "prior": shape, "resolution": prior.resolution,
+            "dtype": str(prior.unet.dtype), "batch": 4, "t": 500} | result)
     return 0
 
 

@@ -1,15 +1,13 @@
 """The papers' claims about rules, tried on pictures: ``python -m benchmarks.findings vdm`` (notebook 06) or ``apfo`` (07).
 
-Each run optimises four latent pictures of one prompt with one variant; a seed comes with its own prompt, none of which was
-looked at while settings were chosen. Rows go to ``dreamlab/course/data/findings_NAME.json`` as they come, the pictures to
-``runs/`` beside it, and a run that is there is not run again. ``sheet vdm`` puts the pictures on one sheet.
+Each run is the method text2image with the changes of one variant; a seed comes with its own prompt, none of which was looked at
+while settings were chosen. Rows go to ``dreamlab/course/data/findings_NAME.json`` as they come, with the method's settings by
+path, the pictures to ``runs/`` beside it; a run that is there is not run again. ``sheet vdm`` puts the pictures on one sheet.
 """
 import argparse
 import json
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
@@ -17,70 +15,56 @@ import torch
 from PIL import Image
 
 from dreamlab.course import DATA
-from dreamlab.demo import save_image, write_text
+from dreamlab.files import write_text
+from dreamlab.methods import METHODS
 from dreamlab.metrics.appearance import measure, references
-from dreamlab.pipelines.picture import Settings, stage
+from dreamlab.pipeline import Asked, work
 from dreamlab.priors.base import Prior
 from dreamlab.priors.diffusion import DiffusionPrior
-from dreamlab.rules import SDS, VDM, LinearOperator, NoisyOperator, Rule, ULite
-from dreamlab.schedules import DreamTime, Grid, sigma2
-from dreamlab.stage import run
+from dreamlab.report import save_image
+from dreamlab.schedules import Grid
+from dreamlab.settings import describe, flat
 
+METHOD = METHODS["text2image"]
 PROMPTS = ["a green mug", "a blue duck", "a pink robot", "an orange bear", "a purple house"]  # one for each seed
-
-
-def vdm(make: Callable[[Prior], torch.nn.Module], **settings) -> Callable[[Prior], Rule]:
-    return lambda prior: VDM(make(prior), guidance=7.5, weight=sigma2, **settings)
-
-
-def ulite(prior: Prior) -> ULite:
-    return ULite.for_shape(prior.shape)
-
-
-# name -> rule; all at guidance 7.5, the same w(t) and the same timesteps
-VDM_VARIANTS = {
-    "SDS": lambda prior: SDS(guidance=7.5, weight=sigma2),
-    "VDM": vdm(ulite, dca=False),
-    "VDM linear": vdm(lambda prior: LinearOperator(prior.shape), dca=False),
-    "VDM noisy": vdm(lambda prior: NoisyOperator(ulite(prior), prior.shape), dca=False),
-    "VDM+DCA 100": vdm(ulite, cutoff=100),
-    "VDM+DCA 300": vdm(ulite),
-    "VDM+DCA 500": vdm(ulite, cutoff=500),
+ALIKE = {"rule.guidance": 7.5, "rule.weight": "sigma2"}
+# experiment -> variant -> what is changed in the method, whose rule is VDM
+EXPERIMENTS = {
+    "vdm": {
+        "SDS": {"rule": "SDS"} | ALIKE,
+        "VDM": {"rule.dca": False} | ALIKE,
+        "VDM linear": {"rule.dca": False, "rule.operator": "LinearOperator"} | ALIKE,
+        "VDM noisy": {"rule.dca": False, "rule.operator": "NoisyOperator"} | ALIKE,
+        "VDM+DCA 100": {"rule.cutoff": 100} | ALIKE,
+        "VDM+DCA 300": ALIKE,
+        "VDM+DCA 500": {"rule.cutoff": 500} | ALIKE,
+    },
+    "apfo": {
+        "APFO 200": {"rule": "APFO", "rule.grid.points": 200},
+        "VSD 500": {"rule": "VSD", "steps": 500},
+        "VSD linear t 500": {"rule": "VSD", "timesteps": Grid(points=500)},
+        "VSD DreamTime 500": {"rule": "VSD", "timesteps": "DreamTime", "steps": 500},
+    },
 }
-# name -> steps, rule, timesteps (None: the settings')
-APFO_VARIANTS = {
-    "APFO 200": (200, "APFO", None),
-    "VSD 500": (500, "VSD", None),
-    "VSD linear t 500": (500, "VSD", Grid(points=500)),
-    "VSD DreamTime 500": (500, "VSD", DreamTime()),
-}
-EXPERIMENTS = {"vdm": list(VDM_VARIANTS), "apfo": list(APFO_VARIANTS)}
 
 
-def plan(experiment: str, variant: str, seed: int, prior: Prior):
-    """The stage of one run, and its settings."""
-    settings = Settings(PROMPTS[seed % len(PROMPTS)], seed=seed)
-    if experiment == "vdm":
-        settings = replace(settings, rule="SDS" if variant == "SDS" else "VDM", guidance=7.5, weight="sigma2")
-        chosen = stage(settings, prior)
-        return replace(chosen, rule=VDM_VARIANTS[variant](prior)), settings
-    steps, rule, timesteps = APFO_VARIANTS[variant]
-    settings = replace(settings, rule=rule, steps=steps)
-    chosen = stage(settings, prior)
-    return (replace(chosen, timesteps=timesteps) if timesteps else chosen), settings
+def plan(experiment: str, variant: str, seed: int) -> Asked:
+    """One run."""
+    return METHOD.ask(PROMPTS[seed % len(PROMPTS)], seed=seed, changes=EXPERIMENTS[experiment][variant])
 
 
 def one(experiment: str, variant: str, seed: int, prior: Prior) -> tuple[dict, torch.Tensor]:
     """A run: its row, and its pictures (4, 64, 64, 3)."""
-    chosen, settings = plan(experiment, variant, seed, prior)
-    real = references(settings.prompt, through=lambda images: prior.decode(prior.encode(images)))
-    start, trace = time.perf_counter(), []
-    for step in run(chosen, progress=False):
+    asked = plan(experiment, variant, seed)
+    real = references(asked.prompt, through=lambda images: prior.decode(prior.encode(images)))
+    item, trace = next(work(asked, prior=prior)), []
+    start = time.perf_counter()
+    for step in item.run(progress=False):
         plain = (step.residual.value.flatten(1).norm(dim=1) / step.residual.weight).mean().item()
         trace.append((int(step.t[0]), step.loss, step.grad_norm, plain))
-    pictures = chosen.scene.render().rgb.detach()
-    row = {"variant": variant, "seed": seed, "prompt": settings.prompt, "steps": settings.steps,
-           "seconds": time.perf_counter() - start, **measure(pictures, settings.prompt, real)}
+    seconds, pictures = time.perf_counter() - start, item.stage.scene.render().rgb.detach()
+    row = {"variant": variant, "seed": seed, "prompt": asked.prompt, "steps": item.stage.steps, "seconds": seconds,
+           **measure(pictures, asked.prompt, real)}
     if experiment == "apfo":  # per step: t, loss, gradient norm, norm of the residual without its weight
         row["trace"] = [[float(f"{v:.4g}") for v in values] for values in trace]
     return row, pictures
@@ -114,7 +98,10 @@ def main():
         print(sheet(args.of, args.seeds))
         return
     path, prior = DATA / f"findings_{args.experiment}.json", DiffusionPrior.load("toybox")
-    known = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    settings = flat(describe(METHOD.toy["pictures"]))
+    known = json.loads(path.read_text()) if path.exists() else {"settings": settings, "rows": []}
+    if known["settings"] != settings:
+        arguments.error(f"{path} holds rows of other settings: move it away to make it anew")
     (sheets := DATA / "runs").mkdir(parents=True, exist_ok=True)
     for seed in range(args.seeds):
         for variant in EXPERIMENTS[args.experiment]:
@@ -125,7 +112,7 @@ def main():
             Image.fromarray(strip).save(sheets / f"{args.experiment}-{variant}-{seed}.png")
             known["rows"].append(row)
             known |= {"date": str(date.today()), "torch": torch.__version__, "threads": torch.get_num_threads(),
-                      "processor": platform.machine(), "settings": asdict(Settings(""))}
+                      "processor": platform.machine()}
             keep(path, known)
             print({k: v if isinstance(v, str | int) else round(v, 3) for k, v in row.items() if k != "trace"}, flush=True)
 

@@ -1,6 +1,6 @@
 """A dry run of DreamMapping at the paper's size, VDM beside VSD: ``python -m benchmarks.paper_size``. It needs a CUDA GPU.
 
-What is timed is the pipeline's own step, :func:`dreamlab.stage.advance` on the stage of ``dreammapping.Settings()``, with the
+What is timed is the pipeline's own step, :func:`dreamlab.stage.advance` on the stage of the method dreammapping, with the
 copy that a run keeps to go back to: 50,000 Gaussians, 4 views of 512 pixels, UNet and autoencoder of Stable Diffusion 2.1
 base in half precision. Nothing is fetched: the weights are random, which cost what trained ones do, and so are the text
 embeddings; the points are those of the bundled points prior, in Shap-E's place. So the picture means nothing, and the number
@@ -31,12 +31,14 @@ import torch
 
 import dreamlab.stage as loop
 from benchmarks.bench_rules import Clock, sd21_prior, watch
-from dreamlab.demo import write
+from dreamlab.files import write_json
+from dreamlab.methods import METHODS
 from dreamlab.noise import randn, seeded
-from dreamlab.pipelines.dreammapping import Settings, stage
+from dreamlab.pipeline import Part
 from dreamlab.priors.base import Prior
 from dreamlab.priors.diffusion import quiet
 from dreamlab.scenes.growth import Growth
+from dreamlab.settings import options
 from dreamlab.stage import Stage, advance, make_optimiser
 
 RULES = ("VDM", "VSD")
@@ -62,47 +64,47 @@ def whole_prior(device: str, dtype: torch.dtype, seed: int = 0, unet: dict | Non
     return prior
 
 
-def step(plan: Stage, adam: torch.optim.Adam, i: int) -> dict[str, float]:
+def step(stage: Stage, adam: torch.optim.Adam, i: int) -> dict[str, float]:
     """Step i, twice: seconds as a whole, then milliseconds by part, and on CUDA the peak of the memory over both."""
-    device = plan.prior.null.device
+    device = stage.prior.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     clock = Clock(device)
     start = clock.now()
-    before = loop.snapshot(plan, adam)  # held through the step, as a run does
-    advance(plan, adam, i)
+    before = loop.snapshot(stage, adam)  # held through the step, as a run does
+    advance(stage, adam, i)
     row = {"seconds": (clock.now() - start) / 1e3}
     with ExitStack() as stack:
-        watch(clock, stack, plan.prior, plan.rule)
-        for owner, name, part in ((plan.scene, "render", "render"), (plan.prior, "encode", "encode"),
+        watch(clock, stack, stage.prior, stage.rule)
+        for owner, name, part in ((stage.scene, "render", "render"), (stage.prior, "encode", "encode"),
                                   (torch.autograd, "backward", "backward"), (adam, "step", "adam"),
                                   (loop, "snapshot", "snapshot")):
             stack.enter_context(clock.on(owner, name, part))
         start = clock.now()
-        before = loop.snapshot(plan, adam)
-        advance(plan, adam, i)
+        before = loop.snapshot(stage, adam)
+        advance(stage, adam, i)
         whole = clock.now() - start
     del before
     row |= {part: clock.ms[part] for part in PARTS} | {"rest": whole - sum(clock.ms.values())}
     return row | ({"peak_gb": torch.cuda.max_memory_allocated(device) / 1e9} if device.type == "cuda" else {})
 
 
-def bench(prior: Prior, settings: Settings, rounds: int = 20) -> dict[str, dict]:
+def bench(prior: Prior, part: Part, rounds: int = 20, seed: int = 0) -> dict[str, dict]:
     """Both rules on scenes of their own, by turns; the first step of each is for warming up and does not count."""
-    plans = {rule: stage(Settings(**vars(settings) | {"rule": rule}), prior) for rule in RULES}
-    adams = {rule: make_optimiser(plan) for rule, plan in plans.items()}
+    stages = {rule: part.set(rule=rule).build("a red mug", prior, seed) for rule in RULES}
+    adams = {rule: make_optimiser(stage) for rule, stage in stages.items()}
     rows: dict[str, list[dict[str, float]]] = {rule: [] for rule in RULES}
-    for i in [0, *(settings.steps * k // rounds for k in range(rounds))]:
-        for rule, plan in plans.items():
-            rows[rule].append(step(plan, adams[rule], i))
+    for i in [0, *(part.steps * k // rounds for k in range(rounds))]:
+        for rule, stage in stages.items():
+            rows[rule].append(step(stage, adams[rule], i))
     found = {}
     for rule, (_, *seen) in rows.items():
         average = {key: mean(row[key] for row in seen) for key in seen[0]}
-        whole = sum(average[part] for part in PARTS)
+        whole = sum(average[name] for name in PARTS)
         found[rule] = {"seconds a step": average["seconds"], "slowest": max(row["seconds"] for row in seen),
-                       "share": {part: average[part] / whole for part in PARTS},
+                       "share": {name: average[name] / whole for name in PARTS},
                        "peak GB": max(row["peak_gb"] for row in seen) if "peak_gb" in average else None,
-                       "minutes": average["seconds"] * settings.steps / 60, "gaussians": len(plans[rule].scene)}
+                       "minutes": average["seconds"] * part.steps / 60, "gaussians": len(stages[rule].scene)}
     return found | {"VSD / VDM": found["VSD"]["seconds a step"] / found["VDM"]["seconds a step"]}
 
 
@@ -132,8 +134,9 @@ def main(arguments: list[str] | None = None) -> int:
         print("paper_size: this needs a CUDA GPU, and torch finds none here; --tiny runs the same code at a tiny size on the "
               "CPU", file=sys.stderr)
         return 2
-    small = {"points": 300, "resolution": 64, "views": 2, "steps": 50} if args.tiny else {}
-    settings = Settings("a red mug", seed=args.seed, points_prior="toybox", growth=HOLD, **small)
+    small = {"start.points": 300, "resolution": 64, "views": 2, "steps": 50} if args.tiny else {}
+    part = METHODS["dreammapping"].paper["shape"].set({"start.prior": "toybox", "growth": HOLD} | small)
+    size = {"points": options(part.start)["points"][1], "resolution": part.resolution, "views": part.views, "steps": part.steps}
     sizes = {"unet": TINY_UNET, "vae": TINY_VAE} if args.tiny else {}
     device, processor = ("cuda", torch.cuda.get_device_name()) if cuda else ("cpu", platform.machine())
     runs = {}
@@ -141,16 +144,15 @@ def main(arguments: list[str] | None = None) -> int:
     for dtype in (torch.float16, torch.bfloat16) if cuda else (torch.float32,):
         prior = whole_prior(device, dtype, args.seed, **sizes)
         weights = {"unet": prior.unet.num_parameters(), "vae": prior.vae.num_parameters()}
-        runs[name := str(dtype).removeprefix("torch.")] = bench(prior, settings, args.rounds)
-        print(f"{settings.points} Gaussians, {settings.views} views of {settings.resolution} px, {name}; "
-              f"torch {torch.__version__}, {processor}; {args.rounds} steps of {settings.steps}\n{table(runs[name])}\n")
+        runs[name := str(dtype).removeprefix("torch.")] = bench(prior, part, args.rounds, args.seed)
+        print(f"{size['points']} Gaussians, {part.views} views of {part.resolution} px, {name}; "
+              f"torch {torch.__version__}, {processor}; {args.rounds} steps of {part.steps}\n{table(runs[name])}\n")
         if path:  # after each, so that one is kept if the next finds no room
-            path.parent.mkdir(parents=True, exist_ok=True)
             versions = {package: version(package) for package in ("torch", "diffusers", "peft", *["gsplat"] * cuda)}
-            write(path, {"date": str(date.today()), "processor": processor, "versions": versions, "cuda": torch.version.cuda,
-                         "seed": args.seed, "rounds": args.rounds, "tiny": args.tiny, "points": settings.points,
-                         "resolution": settings.resolution, "views": settings.views, "steps": settings.steps,
-                         "parameters": weights, "paper": PAPER, "runs": runs})
+            write_json(path, {
+                "date": str(date.today()), "processor": processor, "versions": versions, "cuda": torch.version.cuda,
+                "seed": args.seed, "rounds": args.rounds, "tiny": args.tiny} | size | {
+                "parameters": weights, "paper": PAPER, "runs": runs})
         del prior  # and all that was built on it, before the next peak is measured
         gc.collect()
         torch.cuda.empty_cache()

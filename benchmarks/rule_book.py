@@ -2,13 +2,11 @@
 
 ``python -m benchmarks.rule_book`` runs what is missing, so it can be stopped and started; ``--rules`` names some of them. It
 keeps the latents under ``runs/rule_book``, and writes ``dreamlab/course/data/rule_book.json`` and the contact sheet beside it,
-where rules without latents here keep what they have.
+where rules without latents here keep what they have, if it was made with the same settings.
 Nothing was tuned on the prompt, and nothing to any one rule.
 """
 import argparse
-import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -19,35 +17,47 @@ from torch import Tensor
 
 from dreamlab.course import DATA
 from dreamlab.course.rulebook import comparison
-from dreamlab.demo import save_image
-from dreamlab.demo import write as write_json
+from dreamlab.files import write_json
 from dreamlab.metrics.appearance import measure, references
 from dreamlab.noise import seeded
-from dreamlab.pipelines.picture import Settings, stage
+from dreamlab.pipeline import Asked, work
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.prompts import Prompt
+from dreamlab.report import save_image
 from dreamlab.rules import RULES
-from dreamlab.stage import run
+from dreamlab.settings import options
+from dreamlab.widgets.rule_comparison import ask
 
 PROMPT, PICTURES, STEPS, SEEDS = "a green owl", 2, 150, 3
 ORDER = [rule for rule in RULES if rule not in ("SDI", "PFD")] + ["SDI", "PFD"]  # ten times as slow as SDS, so last
 RUNS = Path("runs/rule_book")
+ABOUT = ("settings: what all rules share, on the method text2image; rows: by rule, then samples of the prior and true renders, "
+         "the measures of each seed's pictures (dreamlab.metrics.appearance)")
 KEPT = ("saturation_ratio", "sharpness_ratio", "realism", "clipped", "kind", "colour")
 
 
-def settings(rule: str, seed: int) -> Settings:
-    return Settings(PROMPT, rule=rule, seed=seed, pictures=PICTURES, steps=STEPS)
+def plan(rule: str, seed: int) -> Asked:
+    return ask(PROMPT, rule, STEPS, seed, {"start.pictures": PICTURES})
+
+
+def shared(prior: DiffusionPrior) -> dict:
+    """The settings that all rules have alike."""
+    asked = plan("SDS", 0)
+    part = asked.parts["pictures"]
+    return {"prompt": PROMPT, "method": asked.method.name, "version": asked.method.version, "prior": part.prior,
+            "pictures": PICTURES, "steps": STEPS, "guidance": options(part.rule)["guidance"][1], "rate": part.rates["latents"],
+            "critic_rate": prior.card.critic_rate}
 
 
 def one(rule: str, seed: int, prior: DiffusionPrior) -> None:
     """One run's latents, with its seconds."""
-    plan = stage(settings(rule, seed), prior)
+    item = next(work(plan(rule, seed), prior=prior))
     start = time.perf_counter()
-    for _ in run(plan, progress=False):
+    for _ in item.run(progress=False):
         pass
     seconds = time.perf_counter() - start
     RUNS.mkdir(parents=True, exist_ok=True)
-    save_file({"latents": plan.scene.x.detach().clone()}, path(rule, seed), {"seconds": f"{seconds:.1f}"})
+    save_file(item.stage.scene.state_dict(), path(rule, seed), {"seconds": f"{seconds:.1f}"})
     print(f"{rule:14s} seed {seed}: {seconds:.0f} s", flush=True)
 
 
@@ -68,21 +78,21 @@ def write(prior: DiffusionPrior) -> None:
     """The table, and the contact sheet: a row a rule, all seeds side by side; then samples of the prior and true renders."""
     real = references(PROMPT, through=lambda images: prior.decode(prior.encode(images)))
     prompt = Prompt(prior.embed([PROMPT]), prior.null)
-    guidance = settings("SDS", 0).guidance
-    sampled = [prior.decode(prior.sample(prompt, PICTURES, seeded(seed), guidance, offset=1)) for seed in range(SEEDS)]
+    settings = shared(prior)
+    sampled = [prior.decode(prior.sample(prompt, PICTURES, seeded(seed), settings["guidance"], offset=1))
+               for seed in range(SEEDS)]
     pictures = {rule: [prior.decode(latents(rule, seed)) for seed in done(rule)] for rule in RULES if done(rule)}
     pictures |= {"samples": sampled, "renders": list(real[-SEEDS * PICTURES :].split(PICTURES))}
-    common = {k: v for k, v in asdict(settings("SDS", 0)).items() if k not in ("rule", "seed")}
     before, sheet = comparison()
     rows, strips = before["rows"], dict(zip(before["rows"], sheet.split(real.shape[1]), strict=True))
-    if before["settings"] != json.loads(json.dumps(common)):
+    if before["settings"] != settings:
         rows, strips = {}, {}
     blank = torch.full_like(real[:PICTURES], 0.9)  # a run that was not made
     for name, batches in pictures.items():
         rows[name] = [{k: round(v, 3) for k, v in measure(images, PROMPT, real).items() if k in KEPT} for images in batches]
         strips[name] = torch.cat([*torch.cat(batches + [blank] * (SEEDS - len(batches)))], 1)
     rows = {name: rows[name] for name in [*RULES, "samples", "renders"] if name in rows}
-    write_json(DATA / "rule_book.json", {"settings": common, "rows": rows})
+    write_json(DATA / "rule_book.json", {"about": ABOUT, "settings": settings, "rows": rows})
     sheet = torch.cat([strips[name] for name in rows])
     save_image(Image.fromarray((sheet * 255).round().byte().numpy()), DATA / "rule_book.webp", quality=85)
     for name, runs in rows.items():

@@ -6,7 +6,8 @@ import torch
 
 from benchmarks import paper_size
 from benchmarks.paper_size import PARTS, RULES, VAE, main
-from dreamlab.pipelines.dreammapping import Settings
+from dreamlab.methods import METHODS
+from dreamlab.settings import describe, difference
 
 
 def test_tiny_times_the_pipelines_own_step(tmp_path, capsys):
@@ -38,8 +39,8 @@ def test_full_size_is_the_papers(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "none")
 
-    def bench(prior, settings, rounds):
-        asked.update(vars(settings))
+    def bench(prior, part, rounds, seed):
+        asked["part"] = part
         raise KeyboardInterrupt
 
     class Nothing:
@@ -49,10 +50,10 @@ def test_full_size_is_the_papers(monkeypatch):
     monkeypatch.setattr(paper_size, "whole_prior", lambda device, dtype, seed, **sizes: asked.update(sizes=sizes) or Nothing())
     with pytest.raises(KeyboardInterrupt):
         main([])
-    assert asked.pop("sizes") == {}
-    paper = vars(Settings("a red mug"))
-    assert {name for name in paper if paper[name] != asked[name]} == {"points_prior", "growth"}
-    assert (asked["points"], asked["resolution"], asked["views"], asked["steps"]) == (50_000, 512, 4, 5000)
+    assert asked["sizes"] == {}
+    part, paper = asked["part"], METHODS["dreammapping"].paper["shape"]
+    assert difference(describe(part), describe(paper)) == {"start.prior": "toybox", "growth.until": 0}
+    assert (part.start.keywords["points"], part.resolution, part.views, part.steps) == (50_000, 512, 4, 5000)
 
 
 def test_the_autoencoder_has_the_published_size():

@@ -16,6 +16,11 @@ def comparison() -> tuple[dict, Tensor]:
     return stored("rule_book"), stored_sheet("rule_book")
 
 
+def told() -> list[str]:
+    """The rules that the comparison holds. One that came later is in ``RULES`` only, until the comparison is made again."""
+    return [name for name in comparison()[0]["rows"] if name not in ("samples", "renders")]
+
+
 def two_labels(generator: torch.Generator) -> tuple[GaussianMixturePrior, Tensor, Tensor, Tensor, Prompt]:
     """A mixture of four modes under two labels; 16 points with t and noise; the prompt for label 1."""
     prior = GaussianMixturePrior(torch.randn(4, 2, generator=generator), 0.3, labels=torch.tensor([0, 0, 1, 1]))
