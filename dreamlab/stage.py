@@ -39,6 +39,8 @@ Look = Callable[[Scene, Prior, Cameras, int | None, Tensor, torch.Generator], tu
 def rgb(scene, prior, cameras, resolution, background, generator) -> tuple[Render, Tensor]:
     """The prior looks at the rendered colours."""
     render = scene.render(cameras, resolution, background, generator)
+    if not render.rgb.requires_grad:
+        raise ValueError("the render has no gradient: let the prior look at a picture of latents as it is, look=latents")
     return render, prior.encode(render.rgb)
 
 
