@@ -11,7 +11,7 @@ from dreamlab import export
 from dreamlab.cameras import ring
 from dreamlab.files import write_json, writing
 from dreamlab.metrics.appearance import measure, references
-from dreamlab.metrics.truth import VIEWS, seen_points, truth
+from dreamlab.metrics.truth import VIEWS, seen_points, true_views, truth
 from dreamlab.pipeline import Work
 from dreamlab.priors.base import Card
 from dreamlab.stage import Stage
@@ -63,9 +63,7 @@ class Solid:
         kind, colour = parse(self.prompt)
         found = truth(self.scene.render, kind, colour, seen_points(self.scene.render)).asdict()
         found["colour_read"], found["kind_read"] = found.pop("colour"), found.pop("kind")
-        cameras = ring(VIEWS)
-        real = render_truth(Toy(kind), colour, cameras, 64).rgb
-        return found | measure(self.scene.render(cameras, 64, WHITE).rgb, self.prompt, real)
+        return found | measure(self.scene.render(ring(VIEWS), 64, WHITE).rgb, self.prompt, true_views(kind, colour))
 
     @torch.no_grad()
     def write(self, folder: Path) -> tuple[dict[str, str], str]:

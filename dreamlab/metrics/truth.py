@@ -29,11 +29,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dreamlab.cameras import Cameras, orbit, ring
+from dreamlab.cameras import Cameras, ring
+from dreamlab.scenes.convert import seen
 from dreamlab.toybox.judge import RESOLUTION, Judge
 from dreamlab.toybox.objects import COLOURS, KINDS, Toy, colour_rgb
 from dreamlab.toybox.render import Layers, trace
-from dreamlab.types import Render
+from dreamlab.types import Images, Render
 
 VIEWS = 24  # views of the candidate; every second one is compared with the truth
 TURNS = 72  # views of the truth, and so turns that are tried
@@ -111,17 +112,18 @@ def seen_points(render: RenderFn, n: int = 4000) -> Float[Tensor, "n 3"]:
     Twelve azimuths at elevations 15 and -15 and one view from above. For Gaussians this is the surface one sees, while the
     centres of those inside it are free to be anywhere.
     """
-    cameras = orbit([*range(0, 360, 30), *range(15, 360, 30), 0], [15.0] * 12 + [-15.0] * 12 + [80.0])
-    seen = render(cameras, RESOLUTION, torch.ones(3))
-    origins, directions = cameras.rays(RESOLUTION)
-    along = (directions * cameras.viewmats[:, None, None, 2, :3]).sum(-1, keepdim=True)
-    points = (origins[:, None, None] + seen.depth.cpu() / along * directions)[seen.alpha[..., 0].cpu() > 0.5]
+    points, _ = seen(render, RESOLUTION)
     return points[torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:n]]
 
 
 @lru_cache(maxsize=8)
 def _layers(kind: str) -> Layers:
     return trace(Toy(kind), ring(TURNS), RESOLUTION)
+
+
+def true_views(kind: str, colour: str) -> Images:
+    """The truth from the azimuths of the candidate's 24 views, over white."""
+    return _layers(kind).rgb(torch.tensor(colour_rgb(colour)), torch.ones(3))[::TURNS // VIEWS]
 
 
 @torch.no_grad()
@@ -135,8 +137,8 @@ def truth(render: RenderFn, kind: str, colour: str, points: Float[Tensor, "n 3"]
     """
     main = torch.tensor(colour_rgb(colour))
     true = _layers(Toy(kind).kind)
-    seen = render(ring(VIEWS), RESOLUTION, torch.ones(3))
-    rgb, alpha = seen.rgb.detach().cpu().float().clamp(0, 1), seen.alpha.detach().cpu().float()
+    shown = render(ring(VIEWS), RESOLUTION, torch.ones(3))
+    rgb, alpha = shown.rgb.detach().cpu().float().clamp(0, 1), shown.alpha.detach().cpu().float()
     true_rgb, true_mask = true.rgb(main, torch.ones(3)), true.alpha[..., 0] > 0.5
     mine, mask = rgb[::2], alpha[::2, :, :, 0] > 0.5
     at = torch.arange(len(mine)) * (TURNS // len(mine))
