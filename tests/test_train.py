@@ -1,6 +1,7 @@
 """The trainings run from nothing, resume to the same weights, and write what the priors load."""
 import torch
 
+from dreamlab.cli import main as shell
 from dreamlab.noise import randn, seeded
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.priors.points import PointsPrior
@@ -38,6 +39,11 @@ def test_prior_trains_from_nothing_into_a_loadable_folder(tmp_path):
     prior = DiffusionPrior.load(folder)
     (eps,) = prior.eps(randn((1, *prior.shape), seeded(0)), torch.tensor([500]), prior.embed(["a red mug, back view"]))
     assert eps.isfinite().all() and prior.encode(torch.rand(1, 64, 64, 3)).shape == (1, 8, 16, 16)
+    assert prior.card == DiffusionPrior.load().card  # so it does all that the bundled one does
+    command = ["dream", "a red mug", "--prior", str(folder), "--steps", "1", "--out", str(tmp_path / "runs")]
+    assert shell([*command, "--scene", "picture", "--rule", "SDS", "--set", "start.pictures=1"]) == 0
+    assert list((tmp_path / "runs").glob("*/metrics.json"))
+    assert shell(["dream", "a red zebra", *command[2:]]) == 2
 
 
 def test_points_train_from_nothing_into_a_loadable_folder(tmp_path):
