@@ -47,11 +47,12 @@ def face_threshold(judge: Judge) -> tuple[float, float]:
 
 def main():
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--guidance", type=float, default=4.5)
+    arguments.add_argument("--guidance", type=float, help="default: what the prior's folder says")
     arguments.add_argument("--prior", default="toybox")
     arguments.add_argument("--out", type=Path, default=Path("benchmarks/results/prior_quality.json"))
     args = arguments.parse_args()
     prior, judge = DiffusionPrior.load(args.prior), Judge.load()
+    args.guidance = args.guidance or prior.card.guidance or 1.0
     pairs = [(k, c) for k in KIND_NAMES for c in COLOUR_NAMES]
     kind_of = torch.tensor([KIND_NAMES.index(k) for k, _ in pairs] * 4)
     colour_of = torch.tensor([COLOUR_NAMES.index(c) for _, c in pairs] * 4)
