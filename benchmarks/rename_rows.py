@@ -40,11 +40,14 @@ def say(plan, betas):
     rule, prompt = plan.rule, plan.prompts(ring(5))
     learner = getattr(rule, "learner", None) or getattr(getattr(rule, "critic", None), "learner", None)
     found = {
-        "scene": type(plan.scene).__name__, "leaves": digest(plan.scene.parameters()), "prior": digest(dict(plan.prior.unet.state_dict())),
-        "rule": type(rule).__name__, "fields": numbers(rule), "weight": rule.weight.__name__, "state": digest(rule.state_dict()),
-        "rate": learner and learner.optimizer.param_groups[0]["lr"], "timesteps": [type(plan.timesteps).__name__, numbers(plan.timesteps)],
+        "scene": type(plan.scene).__name__, "leaves": digest(plan.scene.parameters()),
+        "prior": digest(dict(plan.prior.unet.state_dict())), "rule": type(rule).__name__, "fields": numbers(rule),
+        "weight": rule.weight.__name__, "state": digest(rule.state_dict()),
+        "rate": learner and learner.optimizer.param_groups[0]["lr"],
+        "timesteps": [type(plan.timesteps).__name__, numbers(plan.timesteps)],
         "rates": plan.rates, "decay": [type(plan.decay).__name__, numbers(plan.decay)], "betas": betas,
-        "cameras": [type(plan.cameras).__name__, numbers(plan.cameras)], "growth": plan.growth and 1, "regularise": plan.regularise and 1,
+        "cameras": [type(plan.cameras).__name__, numbers(plan.cameras)],
+        "growth": plan.growth and 1, "regularise": plan.regularise and 1,
         "background": plan.background.__name__, "loop": [plan.steps, plan.views, plan.resolution, plan.seed],
         "prompt": digest({"y": prompt.positive, "null": prompt.null, "negative": prompt.negative,
                           **{f"perp{i}{j}": x for i, pair in enumerate(prompt.perp) for j, x in enumerate(pair)}})}

@@ -1,7 +1,7 @@
 """Does the library make what an earlier commit made? ``python -m benchmarks.same_as 7785ace`` runs both and compares the bits.
 
-Two commands, ``dreamlab dream "a red mug"`` and ``--scene picture --rule SDS``, with one seed and ``--steps`` of both. Since that
-commit every random stream has a name of its own; here alone the start and U-Lite draw from the old ones, so that all else
+Two commands, ``dreamlab dream "a red mug"`` and ``--scene picture --rule SDS``, with one seed and ``--steps`` of both. Since
+that commit every random stream has a name of its own; here alone the start and U-Lite draw from the old ones, so that all else
 must be equal: the leaves of the final scene, the moments of Adam, the operator.
 """
 import argparse
@@ -41,8 +41,8 @@ def main() -> int:
         subprocess.run(["git", "checkout", "-q", args.commit], check=True, cwd=old)
         for name, (options, step) in RUNS.items():
             command = ["dream", "a red mug", "--steps", str(args.steps), "--seed", str(args.seed), *options]
-            subprocess.run([sys.executable, "-m", "dreamlab.cli", *command, "--out", f"{place}/{name}-old"], check=True, cwd=old,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.run([sys.executable, "-m", "dreamlab.cli", *command, "--out", f"{place}/{name}-old"], check=True,
+                           cwd=old, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             dreamlab.pipeline.stream = lambda seed, stream, index=0, step=step: seeded(seed, step)
             dreamlab.rules.vdm.stream = lambda seed, stream, index=0: None
             if dreamlab_main([*command, "--out", f"{place}/{name}-new"]):

@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     short.add_argument("--rule", help="--set rule=RULE, such as VSD")
     short.add_argument("--guidance", metavar="S", help="--set rule.guidance=S: null + S (prompt - null), so 1 means none")
     short.add_argument("--steps", help="--set steps=STEPS")
-    short.add_argument("--prior", help="--set prior=PRIOR for all parts: toybox, sd-2.1-base, a folder of diffusers, or a hub id")
+    short.add_argument("--prior", help="--set prior=PRIOR for all parts: toybox, sd-2.1-base, a diffusers folder, or a hub id")
     methods = verbs.add_parser("methods", help="list the methods, or all settings of one")
     methods.add_argument("name", nargs="?")
     sweep = verbs.add_parser("sweep", help="run prompts x methods x seeds from a table; run again to go on")

@@ -36,8 +36,8 @@ class Smooth:
     def check(self, scene) -> None:
         """ValueError for a scene that one of them does not fit."""
         if self.scale and "scales" not in scene.parameters():
-            raise ValueError(f"regularise.scale must be 0 for a {type(scene).__name__}, which has no scales, got {self.scale:g}: "
-                             "change it")
+            raise ValueError(f"regularise.scale must be 0 for a {type(scene).__name__}, which has no scales, got "
+                             f"{self.scale:g}: change it")
         if self.tv and scene.dimensions == 2:
             raise ValueError(f"regularise.tv must be 0 for pictures, which have no depth, got {self.tv:g}: change it")
 

@@ -79,8 +79,8 @@ class Solid:
             rows["ground truth"] = render_truth(Toy(kind), colour, ring(8), side // 2).rgb
             write_json(folder / "metrics.json", m := self.measures())
             files |= {"contact_sheet.png": "8 azimuths over the ground truth", "metrics.json": "against the truth"}
-            said = (f"It reads as a {m['colour_read']} {m['kind_read']} with {m['fronts']} front{'s' * (m['fronts'] != 1)}. Against "
-                    f"the truth: IoU {m['iou']:.2f}, PSNR {m['psnr']:.1f} dB, view ratio {m['view_ratio']:.2f}.")
+            said = (f"It reads as a {m['colour_read']} {m['kind_read']} with {m['fronts']} front{'s' * (m['fronts'] != 1)}. "
+                    f"Against the truth: IoU {m['iou']:.2f}, PSNR {m['psnr']:.1f} dB, view ratio {m['view_ratio']:.2f}.")
         save_image(export.contact_sheet(list(rows.values()), list(rows)), folder / "contact_sheet.png")
         export.save_viewer(self.scene, folder / "viewer.html", self.prompt)
         return files, said
@@ -124,8 +124,8 @@ class Flat(Solid):
         if m := self.measures():
             write_json(folder / "metrics.json", m)
             files["metrics.json"] = "against real renders"
-            said = (f"The judge gives the kind {m['kind']:.2f} and the colour {m['colour']:.2f}. Against real renders: saturation "
-                    f"x {m['saturation_ratio']:.2f}, sharpness x {m['sharpness_ratio']:.2f}.")
+            said = (f"The judge gives the kind {m['kind']:.2f} and the colour {m['colour']:.2f}. Against real renders: "
+                    f"saturation x {m['saturation_ratio']:.2f}, sharpness x {m['sharpness_ratio']:.2f}.")
         return files, said
 
 

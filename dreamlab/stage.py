@@ -288,8 +288,8 @@ def load(stage: Stage, path: Path, tag: str) -> tuple[torch.optim.Optimizer, int
             if leaf is None or (name != "step" and moment.shape != leaf.shape):
                 odd.append(key)
     if odd:
-        raise OSError(f"the checkpoint {path} cannot be read, it is damaged or something else ({', '.join(odd[:3])} is not what "
-                      "a run saves): remove it to start this run anew, or put a copy of it in its place")
+        raise OSError(f"the checkpoint {path} cannot be read, it is damaged or something else ({', '.join(odd[:3])} is not "
+                      "what a run saves): remove it to start this run anew, or put a copy of it in its place")
     return restore(stage, tensors), done
 
 

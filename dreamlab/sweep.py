@@ -1,7 +1,7 @@
 """Many runs from one small table: prompts x methods x seeds, a row of results a run.
 
 The table is TOML. ``[[runs]]`` pair a prompt with seeds; ``[methods.NAME]`` lists settings to change, by the names that
-``dreamlab dream --set`` knows them by, of the method that ``base`` names (:mod:`dreamlab.methods`; "dreammapping" unless given);
+``dreamlab dream --set`` knows, of the method that ``base`` names (:mod:`dreamlab.methods`; "dreammapping" unless given);
 ``[settings]`` are changed first, for every method; ``tier`` is "toy" or "paper"::
 
     tier = "toy"

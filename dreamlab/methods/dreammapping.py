@@ -1,7 +1,7 @@
 """DreamMapping (arXiv 2409.05099): Gaussians from a points prior, distilled by VDM with DCA; the same rule on a radiance field.
 
-``PAPER`` holds the paper's numbers, and where it gives none those of LucidDreamer (LD, arXiv 2311.11284), its code base; ``toy``
-turns them into those for the toybox on a laptop, here and for other methods. Where no source is named, the value is ours.
+``PAPER`` holds the paper's numbers, and where it gives none those of LucidDreamer (LD, arXiv 2311.11284), its code base;
+``toy`` turns them into those for the toybox on a laptop, here and for other methods. Where no source is named, the value is ours.
 Left out of LD's recipe: flipped batches, noise on the scales, and guiding the disparity instead of the colour at times. Its
 backgrounds are white or of any colour; here they are the toybox's, light and dark greys with a tint.
 """
@@ -59,7 +59,8 @@ PAPER_FIELD = PAPER.set({  # paper, Fig. 9
 
 # How a scene begins on the toybox -> its options, its rates, and t: a ball or a blob needs higher t for longer
 TOY = {
-    "points": ({"prior": "toybox", "points": 3000, "opacity": 0.5, "spread": 0.6}, Gaussians.rates, Annealed(600, 150, until=0.8)),
+    "points": ({"prior": "toybox", "points": 3000, "opacity": 0.5, "spread": 0.6}, Gaussians.rates,
+               Annealed(600, 150, until=0.8)),
     "ball": ({"points": 3000, "opacity": 0.3, "spread": 1.0}, Gaussians.rates, Annealed(950, 300, until=0.8)),
     "blob": ({"levels": 4, "finest": 64, "hidden": 32, "samples": 32, "radius": 0.85},
              {"grid": 2e-2, "density": 3e-3, "color": 3e-3}, Annealed(950, 300, until=0.8)),

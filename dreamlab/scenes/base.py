@@ -63,8 +63,9 @@ class Scene(Protocol):
         """Take over the values of leaves. ValueError, and no change, where names or shapes differ."""
         mine = self.parameters()
         if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in mine.items()}:
-            raise ValueError(f"{len(state)} tensors of another {type(self).__name__}, where this one has "
-                             f"{', '.join(f'{k} {tuple(v.shape)}' for k, v in mine.items())}: build the one they were saved from")
+            here = ", ".join(f"{k} {tuple(v.shape)}" for k, v in mine.items())
+            raise ValueError(f"{len(state)} tensors of another {type(self).__name__}, where this one has {here}: build the one they "
+                             "were saved from")
         for name, leaf in mine.items():
             leaf.copy_(state[name])
 
@@ -84,7 +85,7 @@ class Scene(Protocol):
         return {}
 
     def save(self, path: Path | str, **notes) -> None:
-        """Leaves, class, config and ``notes`` as safetensors, written aside and renamed; :func:`dreamlab.scenes.load` reads it."""
+        """Leaves, class, config and ``notes`` as safetensors, for :func:`dreamlab.scenes.load`; written aside and renamed."""
         about = json.dumps({"scene": type(self).__name__, "config": self.config()} | notes)
         with writing(path) as part:  # one entry: several have no fixed order in the file
             save_file({name: leaf.cpu().contiguous() for name, leaf in self.state_dict().items()}, part, {"dreamlab": about})

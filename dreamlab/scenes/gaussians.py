@@ -123,7 +123,7 @@ class Gaussians(Scene):
 
 def points(begin: Begin, *, prior: str = "shap-e", points: Annotated[int, Range(4, 10**7)] = 50_000, opacity: Inside = 0.1,
            spread: Positive = 1.0) -> Gaussians:
-    """A Gaussian at each coloured point of a points prior ("toybox", "shap-e", or a folder); see :meth:`Gaussians.from_points`."""
+    """A Gaussian at each coloured point of a points prior: "toybox", "shap-e", or a folder."""
     found, colours = load_points(prior, str(begin.prior.device))(begin.prompt, points, begin.generator)
     return Gaussians.from_points(found, colours, opacity, spread)
 
