@@ -66,19 +66,18 @@ class Part:
         if not own and self.timesteps is None:
             raise ValueError(f"{owner(self.rule).__name__} needs timesteps, got none: give such as timesteps=Annealed")
         counted = own or hasattr(self.timesteps, "steps")
-        if counted == (self.steps is not None):
-            raise ValueError(f"steps must be a whole number, got none: give such as steps=200 with timesteps {self.timesteps}"
-                             if not counted else f"steps are the grid's {self.timesteps.steps}, got {self.steps} besides: leave "
-                             "steps out, and set points and views of the grid")
+        if not counted and self.steps is None:
+            raise ValueError(f"steps must be a whole number with timesteps {self.timesteps}, got none: give such as steps=200")
+        if counted and self.steps is not None:
+            raise ValueError(f"steps are the grid's {self.timesteps.steps}, got {self.steps} besides: leave steps out, and set "
+                             "points and views of the grid")
         kind = self.scene
         if kind.rates and self.rates and (other := self.rates.keys() - kind.rates.keys()):
-            raise ValueError(f"rates name {', '.join(sorted(other))}, got from a {kind.__name__} only: {', '.join(kind.rates)}: "
-                             "change rates")
-        if kind.dimensions == 2:
-            for name in ("cameras", "views", "resolution", "growth"):
-                if (value := getattr(self, name)) is not None:
-                    raise ValueError(f"{name} must be none for a {kind.__name__}, which has no sides and a size of its own, got "
-                                     f"{value}: leave {name} out")
+            raise ValueError(f"rates name {', '.join(sorted(other))}, and a {kind.__name__} has {', '.join(kind.rates)}: change rates")
+        for name in ("cameras", "views", "resolution", "growth") if kind.dimensions == 2 else ():
+            if (value := getattr(self, name)) is not None:
+                raise ValueError(f"{name} must be none for a {kind.__name__}, which has no sides and a size of its own, got {value}: "
+                                 f"leave {name} out")
 
     @property
     def scene(self) -> type:
@@ -89,8 +88,8 @@ class Part:
         """This part with other settings: fields by name, ``steps=60``, or anything inside them by its path,
         ``{"rule.guidance": 4, "start": "ball"}``, in that order. ValueError for what does not belong there.
 
-        What goes with a choice goes with it, unless it is given too: another scene brings its own rates, and a rule or grid that
-        says at which timesteps it runs its own steps.
+        What goes with a choice goes with it, unless it is given too: another scene brings its own rates, and a rule or grid
+        that says at which timesteps it runs its own steps.
         """
         changes = (changes or {}) | more
         hints = get_type_hints(type(self), include_extras=True)
@@ -151,8 +150,8 @@ def check_prompts(prompts: ViewPrompts, rule) -> None:
     """ValueError for a text that is too long, or for a condition that the rule would pass over."""
     asked, who = prompts(ring(4)), type(rule).__name__
     if asked.negative is not asked.null and not rule.reads_negative:
-        raise ValueError(f"prompts.negative is read by CSD and NFSD, and not by {who}, got {prompts.negative!r}: leave it out, or "
-                         "set prompts.null, which guidance pushes away from")
+        raise ValueError(f"prompts.negative is read by CSD and NFSD, and not by {who}, got {prompts.negative!r}: leave it out, "
+                         "or set prompts.null, which guidance pushes away from")
     if asked.perp and not rule.reads_perp:
         raise ValueError(f"prompts.perp_neg moves the guided prediction, and {who} has none, got true: choose another rule, or "
                          "leave it out")
@@ -180,7 +179,7 @@ def load_prior(part: Part) -> Prior:
 class Method:
     """A paper, or whatever is said in the same words: parts by name and in order, at the paper's size and at the toybox's.
 
-    ``about`` is one line. ``version`` is raised by hand when a default changes what runs: results of the old one are told apart.
+    ``about`` is one line. ``version`` is raised by hand when a default changes what runs: older results are told apart by it.
     """
 
     name: str
@@ -193,8 +192,8 @@ class Method:
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", self.name):
             raise ValueError(f"a method's name is small letters, digits and hyphens, got {self.name!r}: change it")
         if not self.paper or self.paper.keys() != self.toy.keys():
-            raise ValueError(f"{self.name} needs the same parts in both tiers, got {list(self.paper)} and {list(self.toy)}: give "
-                             "one of each")
+            raise ValueError(f"{self.name} needs the same parts in both tiers, got {list(self.paper)} and {list(self.toy)}: "
+                             "give one of each")
         for parts in (self.paper, self.toy):
             check_order(parts)
 
@@ -226,8 +225,8 @@ def check_order(parts: dict[str, Part]) -> None:
     for i, (name, part) in enumerate(parts.items()):
         found = options(part.start)
         if "of" in found and (of := found["of"][1]) not in list(parts)[:i]:
-            raise ValueError(f"{name}.start.of must name a part that stands before {name}, one of {list(parts)[:i]}, got {of!r}: "
-                             "change it")
+            raise ValueError(f"{name}.start.of must name a part that stands before {name}, one of {list(parts)[:i]}, got {of!r}:"
+                             " change it")
 
 
 @dataclass(frozen=True)
@@ -302,8 +301,8 @@ def work(asked: Asked, folder: Path | None = None, until: str | None = None, pri
          always: bool = False) -> Iterator[Work]:
     """The parts that are not done, one after the other; each is done when the next is asked for, and its scene is kept then.
 
-    With a ``folder`` each part has its start, checkpoint and scene there, and the same call goes on wherever it was stopped, bit
-    for bit on a CPU. A part that is done is not run again. Where the first part's settings are others than those in the
+    With a ``folder`` each part has its start, checkpoint and scene there, and the same call goes on wherever it was stopped,
+    bit for bit on a CPU. A part that is done is not run again. Where the first part's settings are others than those in the
     folder that is a ValueError; a later part's folder is renamed then, after its old tag, and the part runs anew. ``until``
     names the last part to run. ``prior`` saves loading; without it one is held at a time. ``always`` gives the last part also
     where it is done, to be measured.

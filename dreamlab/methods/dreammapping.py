@@ -1,7 +1,7 @@
 """DreamMapping (arXiv 2409.05099): Gaussians from a points prior, distilled by VDM with DCA; the same rule on a radiance field.
 
 ``PAPER`` holds the paper's numbers, and where it gives none those of LucidDreamer (LD, arXiv 2311.11284), its code base;
-``toy`` turns them into those for the toybox on a laptop, here and for other methods. Where no source is named, the value is ours.
+``toy`` turns them into those for the toybox on a laptop, here and for other methods. Where no source is named, it is ours.
 Left out of LD's recipe: flipped batches, noise on the scales, and guiding the disparity instead of the colour at times. Its
 backgrounds are white or of any colour; here they are the toybox's, light and dark greys with a tint.
 """

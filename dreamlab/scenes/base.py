@@ -64,8 +64,8 @@ class Scene(Protocol):
         mine = self.parameters()
         if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in mine.items()}:
             here = ", ".join(f"{k} {tuple(v.shape)}" for k, v in mine.items())
-            raise ValueError(f"{len(state)} tensors of another {type(self).__name__}, where this one has {here}: build the one they "
-                             "were saved from")
+            raise ValueError(f"{len(state)} tensors of another {type(self).__name__}, where this one has {here}: build the one "
+                             "they were saved from")
         for name, leaf in mine.items():
             leaf.copy_(state[name])
 
