@@ -73,11 +73,12 @@ class Part:
                              "points and views of the grid")
         kind = self.scene
         if kind.rates and self.rates and (other := self.rates.keys() - kind.rates.keys()):
-            raise ValueError(f"rates name {', '.join(sorted(other))}, and a {kind.__name__} has {', '.join(kind.rates)}: change rates")
+            raise ValueError(f"rates name {', '.join(sorted(other))}, and a {kind.__name__} has {', '.join(kind.rates)}: change "
+                             "rates")
         for name in ("cameras", "views", "resolution", "growth") if kind.dimensions == 2 else ():
             if (value := getattr(self, name)) is not None:
-                raise ValueError(f"{name} must be none for a {kind.__name__}, which has no sides and a size of its own, got {value}: "
-                                 f"leave {name} out")
+                raise ValueError(f"{name} must be none for a {kind.__name__}, which has no sides and a size of its own, got "
+                                 f"{value}: leave {name} out")
 
     @property
     def scene(self) -> type:
@@ -225,8 +226,8 @@ def check_order(parts: dict[str, Part]) -> None:
     for i, (name, part) in enumerate(parts.items()):
         found = options(part.start)
         if "of" in found and (of := found["of"][1]) not in list(parts)[:i]:
-            raise ValueError(f"{name}.start.of must name a part that stands before {name}, one of {list(parts)[:i]}, got {of!r}:"
-                             " change it")
+            raise ValueError(f"{name}.start.of must name a part that stands before it, one of {list(parts)[:i]}, got {of!r}: "
+                             "change it")
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ def test_methods_that_cannot_be_are_named():
             (lambda: Method("a", "", {}, {}), "needs the same parts in both tiers"),
             (lambda: Method("a", "", {"a": part}, {"b": part}), "needs the same parts in both tiers"),
             (lambda: Method("a", "", *[{"a": part.set({"start": "again", "start.of": "b"}), "b": part}] * 2),
-             "a.start.of must name a part that stands before a"),
+             "a.start.of must name a part that stands before it"),
             (lambda: METHODS["ball"].ask("a red mug", "gpu"), 'tier must be "toy" or "paper"'),
             (lambda: TWO.ask("a red mug", changes={"steps": 3}), "names no setting of a part"),
             (lambda: ask({"gaussians.start.of": "gaussians"}), "must name a part that stands before")):
