@@ -1,4 +1,4 @@
-"""The reader's test, and what a contributor touches: a rule, a scene or a method is its file and one list, a baseline one entry.
+"""The reader's test, and what a contributor touches: a rule, scene or method is its file and a list, a baseline one entry.
 
 Each is added to a copy of the package and run from the shell, without any other change.
 """
@@ -50,10 +50,13 @@ def made(tmp_path, run) -> Path:
 def test_a_new_rule_is_two_files(copy, tmp_path):
     package, shell = copy
     shutil.copy(package / "rules/sds.py", package / "rules/half.py")
-    put_in(package / "rules/half.py", ("class SDS(Rule):", "class Half(Rule):"), ("import sigma2", "import sigma2\nfrom dreamlab.checks import Positive"),
-           ("    weight: Callable", "    share: Positive = 0.5\n    weight: Callable"), ("(prior, t, direction,", "(prior, t, self.share * direction,"))
+    put_in(package / "rules/half.py", ("class SDS(Rule):", "class Half(Rule):"),
+           ("import sigma2", "import sigma2\nfrom dreamlab.checks import Positive"),
+           ("    weight: Callable", "    share: Positive = 0.5\n    weight: Callable"),
+           ("(prior, t, direction,", "(prior, t, self.share * direction,"))
     put_in(package / "rules/__init__.py", ("RULES = [", 'from dreamlab.rules.half import Half\n\nRULES = ["Half", '))
-    folder = made(tmp_path, shell("dream", "a red mug", "--rule", "Half", "--guidance", "4", "--set", "rule.share=0.25", *PICTURES))
+    options = ["--rule", "Half", "--guidance", "4", "--set", "rule.share=0.25"]
+    folder = made(tmp_path, shell("dream", "a red mug", *options, *PICTURES))
     assert folder.name == "a-red-mug-text2image-half-seed0" and '"share": 0.25' in (folder / "settings.json").read_text()
     bad = shell("dream", "a red mug", "--rule", "Half", "--set", "rule.share=-1", *PICTURES)
     assert bad.returncode == 2 and "rule.share must be a number above 0, got -1" in bad.stderr
@@ -64,7 +67,8 @@ def test_a_new_scene_is_two_files(copy, tmp_path):
     package, shell = copy
     shutil.copy(ROOT / "tests/voxels.py", package / "scenes/voxels.py")
     put_in(package / "scenes/__init__.py", ("SCENES = {", "from dreamlab.scenes.voxels import Voxels, voxels\n\nSCENES = {"),
-           ("(Gaussians, NeRF, Picture)}", "(Gaussians, NeRF, Picture, Voxels)}"), ("surface, again)}", "surface, again, voxels)}"))
+           ("(Gaussians, NeRF, Picture)}", "(Gaussians, NeRF, Picture, Voxels)}"),
+           ("surface, again)}", "surface, again, voxels)}"))
     options = ["--steps", "1", "--set", "resolution=32", "--set", "start.side=12"]
     folder = made(tmp_path, shell("dream", "a red mug", "--scene", "voxels", *options))
     assert {"turntable.gif", "viewer.html", "contact_sheet.png", "metrics.json"} <= {f.name for f in folder.iterdir()}

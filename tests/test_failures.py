@@ -262,7 +262,8 @@ def test_the_command_line_keeps_what_was_reached_before_a_bad_gradient(tmp_path,
     error = capsys.readouterr().err
     assert "step 2 is not finite" in error and "Traceback" not in error
     folder = tmp_path / "a-red-mug-seed0"
-    assert {f.name for f in folder.iterdir()} == {"checkpoint.safetensors", "gaussians.ply", "settings.json", "start.safetensors"}
+    assert {f.name for f in folder.iterdir()} == {
+        "checkpoint.safetensors", "gaussians.ply", "settings.json", "start.safetensors"}
     kept = load_file(folder / "checkpoint.safetensors")
     assert torch.equal(load_ply(folder / "gaussians.ply").means, kept["scene.means"])
 
@@ -454,7 +455,8 @@ def test_damaged_weights_are_told_from_missing_ones(tmp_path):
 
 def test_pictures_from_a_bad_gradient_are_kept(tmp_path, monkeypatch, capsys):
     calls = []
-    poisoned(monkeypatch, lambda made: lambda scene, _: scene.x.sum() * (float("nan") if calls.append(1) or len(calls) == 3 else 0))
+    poisoned(monkeypatch, lambda made: lambda scene, _: scene.x.sum() * (
+        float("nan") if calls.append(1) or len(calls) == 3 else 0))
     assert main(["dream", "a red mug", "--scene", "picture", "--rule", "SDS", "--steps", "3", "--out", str(tmp_path)]) == 2
     folder = tmp_path / "a-red-mug-text2image-sds-seed0"
     assert "step 1 is not finite" in capsys.readouterr().err

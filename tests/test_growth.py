@@ -344,7 +344,7 @@ def test_before_the_first_step_and_for_leaves_that_are_not_trained():
 @pytest.mark.parametrize("settings, message", [
     ({"every": 0}, r"every must be a whole number in \[1, .*got 0"), ({"most": 0}, "most must be .* got 0"),
     ({"reset": 0}, "reset must be .* got 0"), ({"since": -1}, r"since must be a whole number in \[0, .*got -1"),
-    ({"gradient": 0.0}, "gradient must be a number above 0, got 0"), ({"split": -1.0}, "split must be a number above 0, got -1"),
+    ({"gradient": 0.0}, "gradient must be a number above 0, got 0"), ({"split": -1.0}, "split must be .* above 0, got -1"),
     ({"wide": float("nan")}, "wide must be a number above 0, got nan"), ({"screen": 0.0}, "screen must be a number above 0"),
     ({"opacity": 0.02}, "opacity 0.02 and reset_to 0.01"), ({"reset_to": 1.0}, "reset_to 1")])
 def test_settings_that_cannot_be_are_named(settings, message):

@@ -45,8 +45,8 @@ def prior():
 
 def toy(prior, method="dreammapping", **changes):
     small = {"steps": 2, "resolution": 32} | ({"start.samples": 8} if method == "field" else {"start.points": 80})
-    return METHODS[method].toy["shape"].set(small | {"start.points" if k == "points" else k: v for k, v in changes.items()}).build(
-        "a red mug", prior)
+    small |= {"start.points" if k == "points" else k: v for k, v in changes.items()}
+    return METHODS[method].toy["shape"].set(small).build("a red mug", prior)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no peak of a process to compare with")

@@ -210,7 +210,8 @@ def test_a_rule_with_a_grid_keeps_the_grids_steps_and_weight(prior, toy):
     made = toy(rule="APFO").build("a red mug", prior)
     assert made.timesteps is made.rule.grid and (made.steps, made.timesteps) == (200, Grid())
     assert torch.equal(made.rule.weight(prior.schedule, t), made.timesteps.weight(prior.schedule, t))
-    field = toy(**{"rule": "APFO", "rule.grid.end": 199, "rule.grid.points": 800, "rule.grid.views": 5}).build("a red mug", prior)
+    first = toy(**{"rule": "APFO", "rule.grid.end": 199, "rule.grid.points": 800, "rule.grid.views": 5})
+    field = first.build("a red mug", prior)
     assert field.steps == 4000 and field.timesteps.bounds(3999, 4000) == (200, 200)
     sds = toy(rule="SDS").build("a red mug", prior)
     assert torch.equal(sds.rule.weight(prior.schedule, t), balanced(prior.schedule, t))
@@ -218,8 +219,9 @@ def test_a_rule_with_a_grid_keeps_the_grids_steps_and_weight(prior, toy):
 
 
 def test_a_radiance_field_of_the_recipe_takes_a_step(prior):
-    small = METHODS["field"].paper["shape"].set({"prior": "toybox", "steps": 1, "views": 1, "resolution": 16, "start.samples": 8,
-                                                 "start.levels": 2, "start.finest": 32, "prompts": partial(ViewPrompts)})
+    small = METHODS["field"].paper["shape"].set({
+        "prior": "toybox", "steps": 1, "views": 1, "resolution": 16, "start.samples": 8, "start.levels": 2, "start.finest": 32,
+        "prompts": partial(ViewPrompts)})
     plan = small.build("a red mug", prior)
     assert plan.growth is None and len(list(run(plan, progress=False))) == 1
 

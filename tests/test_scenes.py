@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from voxels import Voxels, voxels
 
 from dreamlab import export, memory, pipeline, scenes
 from dreamlab.cameras import ring
@@ -17,7 +18,6 @@ from dreamlab.scenes.convert import seen
 from dreamlab.stage import make_optimiser, restore, run, snapshot
 from dreamlab.toybox.objects import Toy
 from dreamlab.toybox.render import render as render_truth
-from voxels import Voxels, voxels
 
 SMALL = {"points": {"prior": "toybox", "points": 60}, "ball": {"points": 60}, "surface": {"points": 60, "of": "first"},
          "blob": {"levels": 2, "finest": 32, "hidden": 8, "samples": 8, "radius": 0.85}, "latents": {"pictures": 2},
@@ -39,7 +39,9 @@ def prior():
 
 def make(name, prior, seed=0):
     """A small scene that begins so; an earlier part made a ball."""
-    earlier = lambda of: STARTS["ball"](Begin("a red mug", prior, stream(seed, "ball"), pipeline.alone), points=60)  # noqa: E731
+    def earlier(name):
+        return STARTS["ball"](Begin("a red mug", prior, stream(seed, "ball"), pipeline.alone), points=60)
+
     return STARTS[name](Begin("a red mug", prior, stream(seed, "start"), earlier), **SMALL[name])
 
 
@@ -137,7 +139,8 @@ def test_it_is_distilled_measured_for_memory_and_gone_on_with(name, prior, tmp_p
 
 @pytest.mark.parametrize("name", [name for name in SMALL if name not in ("latents", "pixels")])
 def test_the_viewer_draws_it(name, prior, tmp_path):
-    export.save_viewer(make(name, prior), tmp_path / "v.html", "x", views=2, elevations_deg=(0.0,), resolution=16, progress=False)
+    small = dict(views=2, elevations_deg=(0.0,), resolution=16, progress=False)
+    export.save_viewer(make(name, prior), tmp_path / "v.html", "x", **small)
     assert (tmp_path / "v.html").stat().st_size > 1000
 
 

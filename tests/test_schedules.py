@@ -104,7 +104,7 @@ def test_dreamtime_gives_all_views_one_t(generator):
 
 @pytest.mark.parametrize("bad, message", [
     ({"t_min": 900, "t_max": 800}, r"t_min must lie in \[0, t_max = 800\], got 900"), ({"t_min": -1}, "got -1"),
-    ({"m1": 400.0}, "m2 <= m1, got m2 500 and m1 400"), ({"s2": 0.0}, "s2 must be .*got 0"), ({"s1": -1.0}, "s1 must .*got -1")])
+    ({"m1": 400.0}, "m2 <= m1, got m2 500 and m1 400"), ({"s2": 0.0}, "s2 must .*got 0"), ({"s1": -1.0}, "s1 .*got -1")])
 def test_impossible_priorities_are_errors(bad, message):
     with pytest.raises(ValueError, match=message):
         DreamTime(**bad)

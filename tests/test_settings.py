@@ -20,7 +20,8 @@ from dreamlab.stage import advance, make_optimiser
 # An unlikely value where no rule of thumb gives one; the second where the first is what it is already
 UNLIKELY = {
     "start": ("ball", "blob"), "start.prior": "nowhere", "start.finest": 48, "start.levels": 2, "rule": ("NFSD", "SDS"),
-    "rule.grid": Grid(points=77), "rule.grid.start": 900, "rule.weight": ("one", "sigma2"), "rule.operator": "LinearOperator", "prior": "nowhere",
+    "rule.grid": Grid(points=77), "rule.grid.start": 900, "rule.weight": ("one", "sigma2"),
+    "rule.operator": "LinearOperator", "prior": "nowhere",
     "look": ("latents", "rgb"), "timesteps": "DreamTime", "timesteps.start_max": 777, "timesteps.end_max": 222,
     "timesteps.t_min": 7, "timesteps.since": 0.01, "prompts": partial(ViewPrompts, null="a blue duck"),
     "prompts.null": "a blue duck", "prompts.negative": "a blue duck", "cameras": ("LucidOrbit", "Orbit"),
@@ -77,7 +78,8 @@ def plan(part: Part) -> dict:
         "rate": learner and learner.optimizer.param_groups[0]["lr"],
         "prompt": digest([prompt.positive, prompt.null, prompt.negative, *(y for pair in prompt.perp for y in pair)]),
         **{name: repr(getattr(stage, name)) for name in (
-            "timesteps", "rates", "decay", "look", "regularise", "growth", "cameras", "steps", "views", "resolution", "optimiser")}}
+            "timesteps", "rates", "decay", "look", "regularise", "growth", "cameras", "steps", "views", "resolution",
+            "optimiser")}}
 
 
 SMALL = {"points": {"start.points": 60}, "ball": {"start.points": 60}, "blob": {"start.samples": 8, "start.levels": 3},

@@ -27,7 +27,8 @@ def test_a_table_is_prompts_times_methods_times_seeds():
     found = jobs(tomllib.loads(TABLE))
     assert [job.key for job in found] == [(m, "a red mug", s) for s in (0, 1) for m in ("SDS", "VDM")]
     assert {job.asked.parts["shape"].steps for job in found} == {1}
-    assert name_of(found[0].asked.parts["shape"].rule) == "SDS" and found[0].asked.parts["shape"].rule.keywords["guidance"] == 3.0
+    rule = found[0].asked.parts["shape"].rule
+    assert name_of(rule) == "SDS" and rule.keywords["guidance"] == 3.0
     assert len({job.tag for job in found}) == 4
 
 
@@ -245,4 +246,5 @@ def test_the_stored_results_are_those_of_the_stored_tables(name):
     methods, before every random stream had a name; those that are made again will be of today's."""
     found = jobs(tomllib.loads((Path(__file__).parents[1] / "sweeps" / f"{name}.toml").read_text()))
     assert len(found) == {"demo": 48, "dreammapping": 60, "janus": 30}[name]
-    assert {job.key: job.asked.tag("shape", version=1) for job in found} == {(r["method"], r["prompt"], r["seed"]): r["tag"] for r in rows(name)}
+    stored = {(r["method"], r["prompt"], r["seed"]): r["tag"] for r in rows(name)}
+    assert {job.key: job.asked.tag("shape", version=1) for job in found} == stored
