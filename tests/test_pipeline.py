@@ -1,5 +1,6 @@
 """Methods of parts: in order, in one folder, each gone on with wherever it was stopped, and none run twice."""
 import gc
+import shutil
 import weakref
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from dreamlab import pipeline, runs, scenes
 from dreamlab.cli import main
 from dreamlab.methods import METHODS
 from dreamlab.pipeline import Asked, Method, work
-from dreamlab.priors.diffusion import DiffusionPrior
+from dreamlab.priors.diffusion import BUNDLED, DiffusionPrior
 from dreamlab.report import Solid
 from dreamlab.scenes.base import again
 
@@ -70,24 +71,24 @@ def test_a_run_stopped_anywhere_goes_on_bit_for_bit(part, step, whole, prior, tm
     assert held(tmp_path) == held(whole)
 
 
-def test_a_hand_over_that_was_stopped_goes_on_bit_for_bit(whole, prior, tmp_path, monkeypatch):
-    """Between the last step of a part and its scene; while the next part is being built; before its start is saved."""
-    def stop(*_, **__):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("owner, name, call", [
+    (scenes.NeRF, "save", 2),  # after the last step of a part, before its scene (the first call is its start's)
+    (pipeline.Part, "build", 2),  # while the next part is being built
+    (scenes.Gaussians, "save", 1), (scenes.Gaussians, "save", 2)])  # before its start is kept, and its scene
+def test_a_hand_over_that_was_stopped_goes_on_bit_for_bit(owner, name, call, whole, prior, tmp_path, monkeypatch):
+    real, calls = getattr(owner, name), []
 
-    for owner, name in ((scenes.NeRF, "save"), (pipeline.Part, "build"), (scenes.Gaussians, "save")):
-        with monkeypatch.context() as patch:
-            real, calls = getattr(owner, name), []
+    def stop(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
 
-            def maybe(*args, real=real, calls=calls, name=name, **kwargs):
-                calls.append(1)
-                return stop() if name != "save" or len(calls) == 2 or owner is scenes.Gaussians else real(*args, **kwargs)
-
-            if owner is not pipeline.Part or (tmp_path / "field/scene.safetensors").exists():
-                patch.setattr(owner, name, maybe)
-            with pytest.raises(KeyboardInterrupt):
-                go(ask(), tmp_path, prior)
-                stop()
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, stop)
+        with pytest.raises(KeyboardInterrupt):
+            go(ask(), tmp_path, prior)
+    assert held(tmp_path).keys() < held(whole).keys()
     go(ask(), tmp_path, prior)
     assert held(tmp_path) == held(whole)
 
@@ -186,9 +187,6 @@ def test_one_prior_is_held_at_a_time(monkeypatch, tmp_path):
     go(ask({"field.steps": 1, "gaussians.steps": 1}), tmp_path / "a", None)
     assert alive == [0]
     copy = tmp_path / "copy"
-    import shutil
-
-    from dreamlab.priors.diffusion import BUNDLED
     shutil.copytree(BUNDLED["toybox"], copy)
     alive.clear(), refs.clear()
     go(ask({"field.steps": 1, "gaussians.steps": 1, "gaussians.prior": str(copy)}), tmp_path / "b", None)
