@@ -1,4 +1,5 @@
 """Cameras that look at the origin from an orbit, in the conventions of :mod:`dreamlab.types`."""
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated
 
@@ -7,12 +8,13 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamlab.checks import NotNegative, Positive, Range, check_fields
+from dreamlab.checks import Count, NotNegative, Positive, Range, check_fields, checked
 
 VIEW_NAMES = ("front", "side", "back")
 Elevation = Annotated[float, Range(-90, 90, "both")]
 Azimuth = Annotated[float, Range(-720, 720)]
 Fov = Annotated[float, Range(0, 180, "both")]
+Numbers = float | int | Sequence[float | int] | Tensor
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,17 @@ class Cameras:
     roll_deg: Float[Tensor, "b"] | None = None
 
     def __post_init__(self):
+        check_fields(self)
         for name, shape in (("target", (len(self), 3)), ("roll_deg", (len(self),))):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, self.radius.new_zeros(shape))
+        if len(set(sizes := [len(getattr(self, f.name)) for f in fields(self)])) > 1:
+            raise ValueError(f"each field of Cameras has as many rows, got {sizes}: give as many of each")
         for name, low, high in (("elevation_deg", -90, 90), ("radius", 0, float("inf")), ("fov_deg", 0, 180)):
             value = getattr(self, name)
             bad = value[~((value > low) & (value < high))]  # NaN too
             if len(bad):
-                raise ValueError(f"{name} must lie strictly between {low} and {high}, got {bad[0]:g}")
+                raise ValueError(f"{name} must lie strictly between {low} and {high}, got {bad[0]:g}: change it")
 
     def __len__(self):
         return len(self.azimuth_deg)
@@ -106,14 +111,17 @@ class Cameras:
         return ["front" if a < 45 else "side" if a < 135 else "back" for a in self.view_angles().tolist()]
 
 
-def orbit(azimuth_deg, elevation_deg=15.0, radius=2.4, fov_deg=40.0) -> Cameras:
+@checked
+def orbit(azimuth_deg: Numbers, elevation_deg: Numbers = 15.0, radius: Numbers = 2.4, fov_deg: Numbers = 40.0) -> Cameras:
     """Cameras at the given azimuths (a number, list or tensor); the other arguments broadcast against it."""
-    az, *rest = torch.broadcast_tensors(*(torch.as_tensor(v, dtype=torch.float32).reshape(-1)
-                                          for v in (azimuth_deg, elevation_deg, radius, fov_deg)))
-    return Cameras(az, *rest)
+    columns = [torch.as_tensor(v, dtype=torch.float32).reshape(-1) for v in (azimuth_deg, elevation_deg, radius, fov_deg)]
+    if len(set(sizes := [len(column) for column in columns]) - {1}) > 1:
+        raise ValueError(f"azimuths, elevations, radii and fields of view are as many or one, got {sizes}: give as many")
+    return Cameras(*torch.broadcast_tensors(*columns))
 
 
-def ring(n: int, elevation_deg: float = 15.0, radius: float = 2.4, fov_deg: float = 40.0) -> Cameras:
+@checked
+def ring(n: Count, elevation_deg: float | int = 15.0, radius: float | int = 2.4, fov_deg: float | int = 40.0) -> Cameras:
     """n cameras evenly around the object, the first at the front."""
     return orbit(torch.arange(n) * (360 / n), elevation_deg, radius, fov_deg)
 

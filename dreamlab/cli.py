@@ -7,8 +7,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+class Parser(argparse.ArgumentParser):
+    """One whose errors are one line."""
+
+    def error(self, message: str):
+        self.exit(2, f"dreamlab: {' '.join(message.split())}: see `{self.prog} --help`\n")
+
+
+def place(text: str) -> Path:
+    """A file or folder."""
+    if not text.strip() or "\0" in text:
+        raise argparse.ArgumentTypeError(f"a file or folder has a name, got {text!r}: give it")
+    return Path(text)
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="dreamlab", description="Text to 3D by score distillation.")
+    top = Parser(prog="dreamlab", description="Text to 3D by score distillation.")
     verbs = top.add_subparsers(dest="verb", required=True)
     dream = verbs.add_parser("dream", help="turn a prompt into 3D, or into pictures")
     dream.add_argument("prompt", help='such as "a red mug"')
@@ -18,10 +32,10 @@ def parser() -> argparse.ArgumentParser:
     dream.add_argument("--until", metavar="PART", help="the last part to run (default: all)")
     dream.add_argument("--set", metavar="[PART.]FIELD=VALUE", action="append", default=[], dest="changes",
                        help="any setting, such as rule.guidance=4 or start.points=1000; `dreamlab methods NAME` shows them all")
-    dream.add_argument("--out", type=Path, default=Path("runs"), help="where the run's folder is made (default: runs)")
-    dream.add_argument("--seed", type=int, default=0)
+    dream.add_argument("--out", type=place, default=Path("runs"), help="where the run's folder is made (default: runs)")
+    dream.add_argument("--seed", default="0", help="a whole number (default: 0)")
     short = dream.add_argument_group("short for", "the usual settings of a method with one part")
-    short.add_argument("--scene", metavar="START", help="--set start=START, such as ball or blob; picture: --method text2image")
+    short.add_argument("--scene", metavar="START", help="--set start=START, such as ball; or by scene gaussians, nerf, picture")
     short.add_argument("--rule", help="--set rule=RULE, such as VSD")
     short.add_argument("--guidance", metavar="S", help="--set rule.guidance=S: null + S (prompt - null), so 1 means none")
     short.add_argument("--steps", help="--set steps=STEPS")
@@ -29,36 +43,45 @@ def parser() -> argparse.ArgumentParser:
     methods = verbs.add_parser("methods", help="list the methods, or all settings of one")
     methods.add_argument("name", nargs="?")
     sweep = verbs.add_parser("sweep", help="run prompts x methods x seeds from a table; run again to go on")
-    sweep.add_argument("table", type=Path, help="TOML; see dreamlab/sweep.py")
-    sweep.add_argument("--out", type=Path, required=True, help="CSV with one row a run")
+    sweep.add_argument("table", type=place, help="TOML; see dreamlab/sweep.py")
+    sweep.add_argument("--out", type=place, required=True, help="CSV with one row a run")
     sweep.add_argument("--scheduler", metavar="ADDRESS", help="of Dask, such as tcp://host:8786, to use other machines")
     toybox = verbs.add_parser("toybox", help="make the bundled weights again")
     what = toybox.add_subparsers(dest="what", required=True)
     train = what.add_parser("train", help="train one bundled part from nothing; run again to resume")
     train.add_argument("name", choices=["vae", "prior", "points", "judge"])
-    train.add_argument("--out", type=Path, default=Path("runs/toybox"))
-    train.add_argument("--steps", type=int, help="training steps (default: those of the bundled weights)")
+    train.add_argument("--out", type=place, default=Path("runs/toybox"))
+    train.add_argument("--steps", help="training steps (default: those of the bundled weights)")
     return top
 
 
 def dream(args: argparse.Namespace) -> None:
     """Run the method that was asked for, at the size that suits its prior. ValueError for a setting that does not belong."""
+    from dreamlab.checks import shown
     from dreamlab.methods import method
+    from dreamlab.pipeline import made_by
     from dreamlab.priors.diffusion import card_of
     from dreamlab.runs import dream
-    from dreamlab.settings import assignment
+    from dreamlab.settings import CHOICES, assignment
 
     pictures = args.scene == "picture"
     if pictures and args.method:
         raise ValueError(f"--scene picture is short for --method text2image, got --method {args.method} too: leave one out")
-    chosen = method(args.method or ("text2image" if pictures else "dreammapping"))
-    tier = args.tier or ("toy" if args.prior is None or card_of(args.prior).world else "paper")
-    short = {"start": None if pictures else args.scene, "rule": args.rule, "rule.guidance": args.guidance, "steps": args.steps}
-    given = [f"{path}={value}" for path, value in short.items() if value is not None]
-    if args.prior is not None:
-        given += [f"{part}.prior={args.prior!r}" for part in chosen.parts(tier)]
-    changes = dict(map(assignment, [*given, *args.changes]))
-    dream(chosen.ask(args.prompt, tier, args.seed, changes), args.out, args.until)
+    chosen = method(("text2image" if pictures else "dreammapping") if args.method is None else args.method)
+    small = args.prior is None or card_of(args.prior).world
+    tier = ("toy" if small else "paper") if args.tier is None else args.tier
+    makers = {made_by(start).__name__.lower(): name for name, start in reversed(CHOICES["start"].items())}  # gaussians: points
+    short = {"start": None if pictures else makers.get(args.scene, args.scene), "rule": args.rule,
+             "rule.guidance": args.guidance, "steps": args.steps}
+    given = [assignment(f"{path}={value}") for path, value in short.items() if value is not None]
+    given += [(f"{part}.prior", args.prior) for part in chosen.parts(tier) if args.prior is not None]
+    changes = {}
+    for path, value in [*given, *map(assignment, args.changes)]:
+        if path in changes:
+            raise ValueError(f"{path} is set twice, to {shown(changes[path])} and {shown(value)}: leave one out")
+        changes[path] = value
+    changes = dict(sorted(changes.items(), key=lambda pair: pair[0].count(".")))  # an object before its options
+    dream(chosen.ask(args.prompt, tier, assignment(f"seed={args.seed}")[1], changes), args.out, args.until)
 
 
 def methods(name: str | None) -> None:
@@ -115,17 +138,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command. Exits with 2 after bad input or missing weights, 1 where a file could not be written, a checkpoint not be
     read, no memory is left or a run of a sweep failed, and 130 after Ctrl-C, each with one line that says so; what was reached
     is kept."""
-    args = parser().parse_args(arguments)
     with unbreakable():
-        return carry_out(args)
+        return carry_out(parser().parse_args(arguments))
 
 
 def carry_out(args: argparse.Namespace) -> int:
     try:
         if args.verb == "toybox":
+            from dreamlab.settings import assignment
             from dreamlab.toybox.training import main as train
 
-            train(args.name, args.out, **{} if args.steps is None else {"steps": args.steps})
+            train(args.name, args.out, **{} if args.steps is None else dict([assignment(f"steps={args.steps}")]))
         elif args.verb == "sweep":
             from dreamlab.sweep import sweep
 

@@ -56,11 +56,15 @@ def try_writing(folder: Path | str) -> None:
     """OSError, before any work, where a folder cannot be made or written to; it is not left behind if it is new."""
     folder, new = Path(folder), None
     for parent in (folder, *folder.parents):
-        if parent.exists():
+        if os.path.exists(parent):  # False where a name is too long
             break
         new = parent
-    with writing(folder / ".dreamlab"):
-        pass
+    try:
+        with writing(folder / ".dreamlab"):
+            pass
+    except OSError as error:
+        why = error.__cause__.strerror
+        raise OSError(f"nothing can be written to {folder} ({why}): choose another place (--out)") from error
     (folder / ".dreamlab").unlink()
     while new and folder != new.parent:
         folder.rmdir()

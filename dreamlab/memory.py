@@ -9,6 +9,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from dreamlab.stage import Stage, advance, make_optimiser, restore, snapshot
 # Memory a CPU's process holds for a byte in use: blocks that were freed and not given back. Between 1.0 (Gaussians) and 1.8 (a
 # radiance field) with glibc, over one view's count times the views; this is a middle, chosen on the cases of the tests.
 SLACK = 1.4
-SMALL = (32, 64)  # pixels: of pictures that are rehearsed before large ones
+SMALL = (8, 16, 32, 64)  # pixels: of pictures that are rehearsed before larger ones
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -103,20 +104,40 @@ def estimate(stage: Stage, grown: bool = False) -> int:
 
     = what is held now + two copies of the state (one to go back to, one to save) + B times what one view's step adds. The
     stage is left as it was, and no random number of the run is used up. ``grown``: for the most that its growth may make of the
-    scene. ValueError, with nothing allocated, where small pictures show already that large ones cannot fit.
+    scene. Small pictures and scenes of few parts are rehearsed first; where they show that more cannot fit, nothing larger is
+    allocated, and the bytes are an extrapolation.
     """
-    if grown:
-        stage = replace(stage, scene=stage.growth.grown(stage.scene), growth=None)
-    device = next(iter(stage.scene.parameters().values())).device
-    state = sum(x.nbytes for x in snapshot(stage, make_optimiser(stage)).values())
+    scene = stage.scene
+    device = next(iter(scene.parameters().values())).device
+    most = max(stage.growth.most, len(scene)) if grown else len(scene)
+    state = sum(x.nbytes for x in snapshot(stage, make_optimiser(stage)).values()) * most / len(scene)
     now = torch.cuda.memory_allocated(device) if device.type == "cuda" else held()
-    one = replace(stage, views=stage.scene.together, growth=None)
-    times = stage.views / one.views
-    if device.type == "cpu" and stage.resolution and stage.resolution > SMALL[1]:
-        low, high = (added(replace(one, resolution=side)) for side in SMALL)
-        slope = max(high - low, 0) / (SMALL[1] ** 2 - SMALL[0] ** 2)
-        refuse(stage, now + 2 * state + round(times * (high + slope * (stage.resolution**2 - SMALL[1] ** 2))), now)
-    return now + 2 * state + round(times * added(one))
+    times = stage.views / scene.together
+    room = (free(device) - 2 * state) / times
+
+    def step(n: int, side: int | None) -> int:
+        some = scene if n == len(scene) else scene.of(n)
+        return added(replace(stage, scene=some, views=some.together, resolution=side, growth=None))
+
+    def pictures(n: int) -> float | int:
+        sides = [*(s for s in SMALL if s < stage.resolution), stage.resolution] if stage.resolution else [None]
+        return climb(partial(step, n), sides, room, power=2)
+
+    few = [most // 64, most // 8] if most // 64 >= scene.few else []
+    return round(now + 2 * state + times * climb(pictures, [*few, most], room))
+
+
+def climb(measure: Callable, sizes: list[int | None], room: float, power: int = 1) -> float | int:
+    """What the last of some rising sizes measures; from where it cannot fit, on the line through the two before."""
+    found = []
+    for size in sizes:
+        if len(found) > 1:
+            (a, low), (b, high) = found[-2:]
+            slope = max(high - low, 0) / (b**power - a**power)
+            if high + slope * (size**power - b**power) > room:
+                return high + slope * (sizes[-1]**power - b**power)
+        found.append((size, measure(size)))
+    return found[-1][1]
 
 
 def refuse(stage: Stage, needed: int, now: int) -> None:

@@ -7,12 +7,16 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from dreamlab.checks import Range, check
 from dreamlab.types import Sample, Steps
+
+Seed = Annotated[int, Range(-(10**11), 10**11)]
 
 
 def per_sample(values: Shaped[Tensor, "b"], like: Tensor) -> Tensor:
@@ -30,13 +34,13 @@ def seeded(seed: int, step: int = 0) -> torch.Generator:
 
     ValueError for a seed beyond +-10^11.
     """
-    if abs(seed) > 10**11:
-        raise ValueError(f"seed must lie in [-10^11, 10^11], got {seed}")
+    check("seed", seed, Seed)
     return torch.Generator().manual_seed(seed * 10_000_019 + step)
 
 
 def subseed(seed: int, name: str, index: int = 0) -> int:
     """A seed in [0, 2^62) for what has a name, a function of (seed, name, index): no two names share random numbers."""
+    check("seed", seed, int)
     return int.from_bytes(hashlib.sha256(f"{seed}/{name}/{index}".encode()).digest()[:8]) >> 2
 
 
@@ -66,7 +70,7 @@ class Schedule:
     def abar(self, t: Steps) -> Float[Tensor, "b"]:
         """abar_t, shape (B,). ValueError where t lies outside [0, T)."""
         if (outside := t[(t < 0) | (t >= len(self))]).numel():
-            raise ValueError(f"t must lie in [0, {len(self) - 1}], got {int(outside[0])}: it indexes alphas_cumprod")
+            raise ValueError(f"t must lie in [0, {len(self) - 1}], got {int(outside[0])}: change it")
         return self.alphas_cumprod.to(t.device)[t]
 
     def alpha(self, t: Steps, like: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """A method is a list of parts: each a stage that may start from what an earlier part has made, in one folder, resumable."""
 import hashlib
+import inspect
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -7,18 +8,19 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from dreamlab import scenes
 from dreamlab.cameras import Orbit, ring
-from dreamlab.checks import check, check_fields
+from dreamlab.checks import Name, Range, check, check_fields, checked, shown
 from dreamlab.files import sweep_strays
 from dreamlab.learner import Adam
 from dreamlab.losses import Smooth
-from dreamlab.noise import seeded, stream, subseed
+from dreamlab.noise import Seed, seeded, stream, subseed
 from dreamlab.priors.base import Prior
 from dreamlab.priors.diffusion import HUB, DiffusionPrior, card_of, usual_device
 from dreamlab.prompts import ViewPrompts
+from dreamlab.rules.base import Rule
 from dreamlab.scenes.base import Begin, Scene
 from dreamlab.scenes.growth import Growth
 from dreamlab.schedules import Timesteps, constant
@@ -43,7 +45,7 @@ class Part:
     rule: partial
     timesteps: Timesteps | None = None
     prompts: partial = partial(ViewPrompts)
-    prior: str = "sd-2.1-base"
+    prior: Name = "sd-2.1-base"
     look: Callable = rgb
     cameras: Orbit | None = None
     growth: Growth | None = None
@@ -59,6 +61,8 @@ class Part:
         check_fields(self)
         for name in ("start", "rule", "prompts"):
             validate(getattr(self, name), name)
+        if not (inspect.isclass(made := owner(self.rule)) and issubclass(made, Rule)):
+            raise ValueError(f"rule must be a partial of a Rule's for_prior, got {shown(self.rule)}: choose a rule by its name")
         own = getattr(owner(self.rule), "timesteps", None) is not None
         if own and (self.timesteps, self.steps) != (None, None):
             raise ValueError(f"{owner(self.rule).__name__} runs at its own timesteps, as many steps as they are, got timesteps "
@@ -73,8 +77,8 @@ class Part:
                              "points and views of the grid")
         kind = self.scene
         if kind.rates and self.rates and (other := self.rates.keys() - kind.rates.keys()):
-            raise ValueError(f"rates name {', '.join(sorted(other))}, and a {kind.__name__} has {', '.join(kind.rates)}: change "
-                             "rates")
+            raise ValueError(f"rates name {', '.join(sorted(other))}, and a {kind.__name__} has {', '.join(kind.rates)}: "
+                             "change rates")
         for name in ("cameras", "views", "resolution", "growth") if kind.dimensions == 2 else ():
             if (value := getattr(self, name)) is not None:
                 raise ValueError(f"{name} must be none for a {kind.__name__}, which has no sides and a size of its own, got "
@@ -92,11 +96,13 @@ class Part:
         What goes with a choice goes with it, unless it is given too: another scene brings its own rates, and a rule or grid
         that says at which timesteps it runs its own steps.
         """
+        check("changes", changes, dict[str, Any] | None)
         changes = (changes or {}) | more
         hints = get_type_hints(type(self), include_extras=True)
         draft = {f.name: getattr(self, f.name) for f in fields(self)}
         for path, value in changes.items():
-            names = path.split(".")
+            if not all(names := path.split(".")):
+                raise ValueError(f"a setting is named as in rule.guidance, got {shown(path)}: change the name")
             if names[0] == "rates" and names[1:] and draft["rates"] is None:
                 draft["rates"] = dict(made_by(draft["start"]).rates)
             new = chosen({name: (hints[name], draft[name]) for name in draft}, names, value, "", self)
@@ -110,7 +116,8 @@ class Part:
             draft |= {names[0]: new} | {name: None for name in follow if name not in changes}
         return replace(self, **draft)
 
-    def build(self, prompt: str, prior: Prior | None = None, seed: int = 0,
+    @checked
+    def build(self, prompt: str, prior: Prior | None = None, seed: Seed = 0,
               earlier: Callable[[str], Scene] | None = None, begun: Scene | None = None) -> Stage:
         """The stage, ready to :func:`dreamlab.stage.run`.
 
@@ -118,14 +125,13 @@ class Part:
         ``begun`` is what ``start`` made when this stage was built before. The prompts are embedded here, so that a text too
         long is found out before any work. ValueError where the run wants a GPU, or its kernels, and there are none.
         """
-        seeded(seed)  # refuses what is out of range
         prior = prior or load_prior(self)
         prompts = self.prompts(prior, prompt)
         rule = self.rule(prior, seed=seed)
         check_prompts(prompts, rule)
         begin = Begin(prompt, prior, stream(seed, "start"), earlier or alone)
         scene = (begun or self.start(begin)).to(prior.device)
-        rates, leaves = self.rates or scene.rates, scene.parameters()
+        rates, leaves = scene.rates if self.rates is None else self.rates, scene.parameters()
         if other := rates.keys() - {name.split(".")[0] for name in leaves}:
             raise ValueError(f"rates name {', '.join(sorted(other))}, and the scene has only {', '.join(leaves)}: change rates")
         flat = scene.dimensions == 2
@@ -139,8 +145,12 @@ class Part:
 
 
 def made_by(start: partial) -> type:
-    """The class of scene that a start says it makes."""
-    return get_type_hints(start.func).get("return", Scene)
+    """The class of scene that a start says it makes. ValueError for what says none."""
+    kind = get_type_hints(start.func).get("return")
+    if not (inspect.isclass(kind) and Scene in kind.__mro__):
+        raise ValueError(f"start must be a partial of a function that says which scene it returns, got {shown(start)}: "
+                         "choose a start by its name")
+    return kind
 
 
 def alone(name: str) -> Scene:
@@ -167,7 +177,7 @@ def check_machine(part: Part) -> None:
             raise ValueError(f'on a GPU this run draws with {kernels}, which is not installed: pip install -e ".[cuda]"')
     elif part.prior in HUB or not card_of(part.prior).world and (part.resolution or 0) >= 256:
         raise ValueError(f"{part.steps} steps of {part.views} views with {part.resolution} pixels under the prior {part.prior} "
-                         "need a CUDA GPU, and there is none here; the prior toybox runs on any machine")
+                         "need a CUDA GPU, and there is none here: choose the prior toybox, which runs on any machine")
 
 
 def load_prior(part: Part) -> Prior:
@@ -187,12 +197,15 @@ class Method:
     about: str
     paper: dict[str, Part]
     toy: dict[str, Part]
-    version: int = 2
+    version: Annotated[int, Range(1, 10**6)] = 2
 
     def __post_init__(self):
-        if not re.fullmatch(r"[a-z0-9][a-z0-9-]*", self.name):
-            raise ValueError(f"a method's name is small letters, digits and hyphens, got {self.name!r}: change it")
-        if not self.paper or self.paper.keys() != self.toy.keys():
+        check_fields(self)
+        for name in (self.name, *self.paper, *self.toy):
+            if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name):
+                raise ValueError("a method's name is small letters, digits and hyphens, 40 at most, and so is a part's, got "
+                                 f"{shown(name)}: change it")
+        if not self.paper or list(self.paper) != list(self.toy):
             raise ValueError(f"{self.name} needs the same parts in both tiers, got {list(self.paper)} and {list(self.toy)}: "
                              "give one of each")
         for parts in (self.paper, self.toy):
@@ -201,23 +214,25 @@ class Method:
     def parts(self, tier: str) -> dict[str, Part]:
         """The parts of one tier, "toy" or "paper"."""
         if tier not in TIERS:
-            raise ValueError(f'tier must be "toy" or "paper", got {tier!r}: choose one')
+            raise ValueError(f'tier must be "toy" or "paper", got {shown(tier)}: choose one')
         return self.toy if tier == "toy" else self.paper
 
     def ask(self, prompt: str, tier: str = "toy", seed: int = 0, changes: dict[str, Any] | None = None) -> "Asked":
         """What to run: this method for a prompt and a seed, with ``changes`` by path, ``{"nerf.rule.guidance": 4}``; the name
         of the only part may be left out."""
+        check("changes", changes, dict[str, Any] | None)
         parts = self.parts(tier)
         gathered: dict[str, dict[str, Any]] = {name: {} for name in parts}
         for path, value in (changes or {}).items():
             first, _, rest = path.partition(".")
-            if first in parts and rest:
-                gathered[first][rest] = value
-            elif len(parts) == 1:
-                gathered[next(iter(parts))][path] = value
-            else:
-                raise ValueError(f"{path!r} names no setting of a part of {self.name}, which are {', '.join(parts)}, got "
-                                 f"{value!r}: write PART.{path}")
+            if not (first in parts and rest):
+                if len(parts) > 1:
+                    raise ValueError(f"{shown(path)} names no setting of a part of {self.name}, which are {', '.join(parts)}, "
+                                     f"got {shown(value)}: write PART.{path}")
+                first, rest = next(iter(parts)), path
+            if rest in gathered[first]:
+                raise ValueError(f"{path} is set twice, to {shown(gathered[first][rest])} and {shown(value)}: leave one out")
+            gathered[first][rest] = value
         return Asked(self, prompt, tier, seed, {name: part.set(gathered[name]) for name, part in parts.items()})
 
 
@@ -241,7 +256,6 @@ class Asked:
     parts: dict[str, Part]
 
     def __post_init__(self):
-        check("seed", self.seed, int)
         seeded(self.seed)
         check("prompt", self.prompt, str)
         if not re.search(r"\w", self.prompt):

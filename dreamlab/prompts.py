@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamlab.cameras import VIEW_NAMES, Cameras
-from dreamlab.checks import check_fields
+from dreamlab.checks import check, check_fields
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,7 @@ class ViewPrompts:
 
     def __post_init__(self):
         check_fields(self)
+        check("ViewPrompts.prior.embed", getattr(self.prior, "embed", None), Callable)
         for name in ("interpolate", "perp_neg"):
             if getattr(self, name) and not self.views:
                 raise ValueError(f"ViewPrompts.{name} moves between the views, and views is False: set views=True or leave "

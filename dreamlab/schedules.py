@@ -35,9 +35,9 @@ class Annealed:
     def __post_init__(self):
         check_fields(self)
         if not 0 <= self.t_min <= min(self.start_max, self.end_max):
-            raise ValueError(f"t_min must lie in [0, {min(self.start_max, self.end_max)}], got {self.t_min}")
+            raise ValueError(f"t_min must lie in [0, {min(self.start_max, self.end_max)}], got {self.t_min}: change it")
         if not 0 <= self.since <= self.until:
-            raise ValueError(f"since is a share of the steps in [0, until = {self.until:g}], got {self.since:g}")
+            raise ValueError(f"since is a share of the steps in [0, until = {self.until:g}], got {self.since:g}: change it")
 
     def t_max(self, step: int, steps: int) -> int:
         """The largest t at this step."""
@@ -68,8 +68,8 @@ class DreamTime:
     W is 1 on [m2, m1] and falls off as a Gaussian of width s1 above and s2 below. Ours: t in [t_min, t_max].
     """
 
-    m1: float = 800.0
-    m2: float = 500.0
+    m1: Annotated[float, Range(0, 10**5)] = 800.0
+    m2: Annotated[float, Range(0, 10**5)] = 500.0
     s1: Positive = 300.0
     s2: Positive = 100.0
     t_min: Timestep = 20
@@ -78,9 +78,11 @@ class DreamTime:
     def __post_init__(self):
         check_fields(self)
         if not 0 <= self.t_min <= self.t_max:
-            raise ValueError(f"t_min must lie in [0, t_max = {self.t_max}], got {self.t_min}")
+            raise ValueError(f"t_min must lie in [0, t_max = {self.t_max}], got {self.t_min}: change it")
         if not self.m2 <= self.m1:
             raise ValueError(f"DreamTime wants m2 <= m1, got m2 {self.m2:g} and m1 {self.m1:g}: swap them")
+        if not self.density().sum() > 0:
+            raise ValueError(f"no t in [{self.t_min}, {self.t_max}] has any weight, got {self}: change m1 and m2, or s1 and s2")
 
     def density(self) -> Float[Tensor, "T"]:
         """W(t) at t_min ... t_max."""
@@ -119,9 +121,10 @@ class Grid:
     def __post_init__(self):
         check_fields(self)
         if not -1 <= self.end < self.start:
-            raise ValueError(f"the grid falls from start to end >= -1, got {self.start} to {self.end}")
+            raise ValueError(f"the grid falls from start to end >= -1, got {self.start} to {self.end}: change them")
         if not 1 <= self.points <= self.start - self.end:
-            raise ValueError(f"points must lie in [1, {self.start - self.end}], got {self.points}: no t may come twice")
+            raise ValueError(f"points must lie in [1, {self.start - self.end}], got {self.points}: change points, as no t may "
+                             "come twice")
 
     @property
     def steps(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 from dreamlab import rules
 from dreamlab.cameras import ORBITS
-from dreamlab.checks import check, settled, wanted
+from dreamlab.checks import check, settled, shown, wanted
 from dreamlab.learner import Adam
 from dreamlab.losses import Smooth
 from dreamlab.prompts import ViewPrompts
@@ -85,7 +85,8 @@ def unknown(where: str, name: str, thing) -> str:
     belongs = f"; {name} belongs to {', '.join(others)}" if others else f"; it is {', '.join(f'{x}.{name}' for x in inside)}" \
         if inside else ""
     has = ", ".join(options(thing)) or "no options"
-    return f"{where or 'a part'} = {name_of(thing)} has no {name!r}, it has {has}{belongs}: change the name"
+    who = f"{where} = {name_of(thing)}" if where else "a part"
+    return f"{who} has no {shown(name)}, it has {has}{belongs}: change the name"
 
 
 def put(thing, path: list[str], value, where: str = ""):
@@ -110,12 +111,12 @@ def chosen(known: dict[str, tuple[Any, Any]], path: list[str], value, where: str
         raise ValueError(unknown(where, name, thing))
     kind, old = known[name]
     if rest and old is None:
-        raise ValueError(f"{here} is none, so {'.'.join([here, *rest])} belongs to nothing, got {value!r}: choose one first, "
-                         f"{here}={' or '.join(CHOICES.get(name, {})) or wanted(kind)}")
+        raise ValueError(f"{here} is none, so {'.'.join([here, *rest])} belongs to nothing, got {shown(value)}: choose one "
+                         f"first, {here}={' or '.join(CHOICES.get(name, {})) or wanted(kind)}")
     if rest and not (options(old) or isinstance(old, dict)):
         raise ValueError(f"{here} has no options, got {'.'.join(rest)!r}: set {here} itself")
     new = put(old, rest, value, here) if rest else choose(here, name, kind, old, value)
-    check(here, new, kind)
+    check(here, new, kind, f"choose one of {', '.join(CHOICES[name])}" if name in CHOICES and not rest else "")
     if isinstance(new, partial):
         validate(new, here)
     return settled(new, kind)
@@ -129,7 +130,7 @@ def choose(where: str, slot: str, kind, old, value):
     if not (isinstance(value, str) and choices):
         return plain(value)
     if value not in choices:
-        raise ValueError(f"there is no {slot} {value!r}; there is: {', '.join(choices)}: change {where}")
+        raise ValueError(f"there is no {slot} {shown(value)}; there is: {', '.join(choices)}: change {where}")
     new = choices[value]
     if not isinstance(new, partial) or not isinstance(old, partial):
         return new
@@ -150,22 +151,29 @@ def plain(value):
 
 
 def flat(table: dict, before: str = "") -> dict[str, Any]:
-    """Nested tables as paths: {"rule": {"guidance": 4}} -> {"rule.guidance": 4}; an object comes before its options."""
+    """Nested tables as paths: {"rule": {"guidance": 4}} -> {"rule.guidance": 4}; an object comes before its options.
+
+    ValueError for a path that is there twice.
+    """
     found = {}
     for key, value in table.items():
-        found |= flat(value, f"{before}{key}.") if isinstance(value, dict) else {f"{before}{key}": value}
+        new = flat(value, f"{before}{key}.") if isinstance(value, dict) and value else {f"{before}{key}": value}
+        for path in found.keys() & new.keys():
+            raise ValueError(f"{path} is set twice, to {shown(found[path])} and {shown(new[path])}: remove one")
+        found |= new
     return dict(sorted(found.items(), key=lambda pair: pair[0].count("."))) if not before else found
 
 
 def assignment(text: str) -> tuple[str, Any]:
     """"nerf.rule.guidance=4" -> ("nerf.rule.guidance", 4): values as in TOML, and a bare word is a text."""
     path, equals, value = text.partition("=")
-    if not (equals and path.strip()):
-        raise ValueError(f"--set takes PATH=VALUE such as rule.guidance=4, got {text!r}: write it so")
+    if not equals:
+        raise ValueError(f"--set takes PATH=VALUE such as rule.guidance=4, got {shown(text)}: write it so")
     try:
-        return path.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return path.strip(), value.strip()
+        found = tomllib.loads(f"value = {value}")
+    except (ValueError, RecursionError):  # a number of thousands of digits, brackets by the thousand
+        found = {}
+    return path.strip(), found["value"] if found.keys() == {"value"} else value.strip()
 
 
 def describe(thing) -> Any:

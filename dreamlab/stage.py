@@ -15,10 +15,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dreamlab.cameras import Cameras, Orbit
-from dreamlab.checks import Positive, Range, check
+from dreamlab.checks import Count, Positive, Range, check_fields, checked, shown, unbound
 from dreamlab.files import writing
 from dreamlab.learner import Adam, select
-from dreamlab.noise import randn, seeded
+from dreamlab.noise import Seed, randn, seeded
 from dreamlab.priors.base import Prior
 from dreamlab.priors.critic import comparable
 from dreamlab.prompts import Prompt
@@ -26,7 +26,7 @@ from dreamlab.rules.base import Residual, Rule, distill
 from dreamlab.scenes.base import Scene
 from dreamlab.scenes.growth import Growth
 from dreamlab.schedules import constant
-from dreamlab.types import Rates, Render
+from dreamlab.types import Render
 
 Steps = Annotated[int, Range(0, 10**7)]
 Views = Annotated[int, Range(1, 4096)]
@@ -68,22 +68,21 @@ class Stage:
     rule: Rule
     prompts: Callable[[Cameras], Prompt]
     timesteps: Callable[[int, int, int, torch.Generator], Tensor]
-    rates: Rates
+    rates: dict[str, Rate]
     decay: Callable[[int, int], float] = constant
     look: Look = rgb
     regularise: Callable[[Scene, Render], Tensor] | None = None
     growth: Growth | None = None
     background: Callable[[int, torch.Generator], Tensor] = lambda n, generator: torch.rand(n, 3, generator=generator)
     cameras: Orbit | None = field(default_factory=Orbit)
-    steps: int = 300
-    views: int = 4
-    resolution: int | None = 64
+    steps: Steps = 300
+    views: Views = 4
+    resolution: Pixels | None = 64
     optimiser: Callable[[list[dict]], torch.optim.Optimizer] = field(default_factory=Adam)
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self):
-        for name, kind in (("steps", Steps), ("views", Views), ("resolution", Pixels | None)):
-            check(name, getattr(self, name), kind)
+        check_fields(self)
         if not isinstance(leaves := self.scene.parameters(), dict):
             raise ValueError(f"scene.parameters() must be a dict of leaves by name, got {type(leaves).__name__} from a "
                              f"{type(self.scene).__name__}")
@@ -91,8 +90,6 @@ class Stage:
             raise ValueError(f"rates name {sorted(unknown)}, and the scene has only {sorted(leaves)}: rename or remove them")
         if not self.rates:
             raise ValueError(f"rates name no leaf, and nothing would move: give a rate to some of {sorted(leaves)}")
-        for name, rate in self.rates.items():
-            check(f"rates.{name}", rate, Rate)
         bounds = getattr(self.timesteps, "bounds", None)  # a plain function has none
         for step in (0, max(self.steps - 1, 0)) if bounds else ():
             low, high = bounds(step, self.steps)
@@ -124,7 +121,8 @@ class Step:
     grad_norm: float
 
 
-def run(stage: Stage, checkpoint: Path | None = None, every: int = 25, progress: bool = True, tag: str = "",
+@checked
+def run(stage: Stage, checkpoint: Path | str | None = None, every: Count = 25, progress: bool = True, tag: str = "",
         name: str = "distilling") -> Iterator[Step]:
     """Yield the steps of ``stage``. With ``checkpoint`` the run is saved there every ``every`` steps and when it is
     interrupted, and a run that finds its file goes on from it, bit for bit on a CPU with the same number of threads.
@@ -137,8 +135,6 @@ def run(stage: Stage, checkpoint: Path | None = None, every: int = 25, progress:
     ``ValueError`` if no Gaussian would be left. ``OSError`` if a checkpoint cannot be written, which keeps the one before,
     or cannot be read.
     """
-    if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}: it is the number of steps from one checkpoint to the next")
     optimiser, done = make_optimiser(stage), 0
     if checkpoint and Path(checkpoint).exists():
         optimiser, done = load(stage, checkpoint, tag)
@@ -275,22 +271,23 @@ def load(stage: Stage, path: Path, tag: str) -> tuple[torch.optim.Optimizer, int
     like = {k: shape(v) for k, v in saved.items()} == {k: shape(v) for k, v in mine.items()}
     if found != tag or not like or done > stage.steps:
         raise ValueError(f"the checkpoint {path} belongs to other settings: remove it, or choose another folder (--out)")
-    odd = [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
-    odd += [f"scene.{k}" for k, v in saved.items() if v.dtype != mine[k].dtype or len(v) != len(next(iter(saved.values())))
-            and stage.growth]
-    odd += [f"growth.{k}" for k, v in select(tensors, "growth").items() if len(v) != len(next(iter(saved.values())))]
-    odd += [k for k in tensors if k.split(".")[0] not in ("scene", "adam", "rule", "growth")]
-    for key, moment in tensors.items():
-        if key.startswith("adam."):
-            _, i, name = [*key.split("."), "", ""][:3]
-            names = list(stage.rates)
-            leaf = saved[names[int(i)]] if i.isdigit() and int(i) < len(names) else None
-            if leaf is None or (name != "step" and moment.shape != leaf.shape):
-                odd.append(key)
-    if odd:
-        raise OSError(f"the checkpoint {path} cannot be read, it is damaged or something else ({', '.join(odd[:3])} is not "
-                      "what a run saves): remove it to start this run anew, or put a copy of it in its place")
-    return restore(stage, tensors), done
+    before = snapshot(stage, make_optimiser(stage))
+    try:
+        optimiser = restore(stage, tensors)
+        after, leaves = snapshot(stage, optimiser), [saved[name] for name in stage.rates]
+        moments = ("step", "exp_avg", "exp_avg_sq") if isinstance(optimiser, torch.optim.Adam) else ()
+        for key in sorted(tensors.keys() | after.keys() | {f"adam.{i}.{m}" for i in range(len(leaves)) for m in moments}):
+            x, (kind, i, *_) = tensors[key], key.split(".")
+            of = leaves[int(i)] if kind == "adam" else leaves[0]
+            right = (x.shape, x.dtype) == (after[key].shape, after[key].dtype) and not unbound(x)
+            if not right or (kind == "adam" and not key.endswith("step") and x.shape != of.shape) or (
+                    kind == "growth" and len(x) != len(of)):
+                raise ValueError(f"{key} is {shown(x)}")
+    except (ValueError, LookupError, TypeError, RuntimeError) as error:
+        restore(stage, before)
+        raise OSError(f"the checkpoint {path} cannot be read, it is damaged or something else, not what a run saves ({error}): "
+                      "remove it to start this run anew, or put a copy of it in its place") from error
+    return optimiser, done
 
 
 def restore(stage: Stage, tensors: dict[str, Tensor]) -> torch.optim.Optimizer:

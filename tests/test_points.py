@@ -333,7 +333,7 @@ def test_the_call_turns_the_mesh_and_its_colours(folder, monkeypatch):
 
 
 def test_the_bundled_prior_says_what_it_knows(tmp_path):
-    with pytest.raises(ValueError, match="it knows: mug"):
+    with pytest.raises(ValueError, match="use some of mug"):
         load_points()("an unknown thing", 10, seeded(0))
     with pytest.raises(FileNotFoundError, match="toybox train points"):
         PointsPrior.load(tmp_path)

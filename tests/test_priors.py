@@ -152,7 +152,7 @@ def test_a_card_is_written_and_read(card, tmp_path):
     ('{"pixels": "64"}', "pixels must be a whole number in .* or none, got '64': change pixels"),
     ('{"pixels": 0}', "pixels must be .*, got 0"), ('{"critic_rate": NaN}', "critic_rate must be a number above 0 .*got nan"),
     ('{"guidance": 0.5}', "guidance must be a number at least 1 or none, got 0.5"), ('{"world": 3}', "world .*, got 3"),
-    ('{"views": 40}', "views must be a Orbit or none, got 40"), ('{"views": {"radius": [0, 2]}}', "radius must be .*above 0"),
+    ('{"views": 40}', "views must be an Orbit or none, got 40"), ('{"views": {"radius": [0, 2]}}', "radius must be .*above 0"),
     ('{"views": {"fov_deg": "wide"}}', "fov_deg must be .*, got 'wide'"), ('{"views": {"radius": [3.0, 2.0]}}', "swap them"),
     ('{"views": {"azimuth_deg": [0, 90]}}', r"there is no 'azimuth_deg' .here \[0, 90\]."),
     ("\x00\xff", "Expecting value|decode")])

@@ -54,7 +54,7 @@ def test_what_all_methods_share_goes_to_those_that_have_it():
 
 
 @pytest.mark.parametrize("change, says", [
-    (("[settings]", "[setings]"), "not setings"),
+    (("[settings]", "[setings]"), "not 'setings'"),
     (('rule = "SDS"', 'rules = "SDS"'), "method 'SDS'.*no 'rules', it has start, rule"),
     (('rule = "SDS"', 'base = "Magic"'), "'Magic'.*luciddreamer"),
     (("runs =", 'tier = "gpu"\nruns ='), '"toy" or "paper", got \'gpu\''),

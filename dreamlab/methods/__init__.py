@@ -1,4 +1,5 @@
 """Methods by name. To add one: its file, and its name here."""
+from dreamlab.checks import checked, shown
 from dreamlab.methods.baselines import BASELINES
 from dreamlab.methods.dreammapping import BALL, DREAMMAPPING, FIELD, FIELD_TO_GAUSSIANS
 from dreamlab.methods.text2image import PIXELS, TEXT2IMAGE
@@ -10,8 +11,9 @@ METHODS: dict[str, Method] = {method.name: method for method in (
 __all__ = ["METHODS", "Method", "method"]
 
 
+@checked
 def method(name: str) -> Method:
     """The method of that name. ValueError that lists them."""
     if name not in METHODS:
-        raise ValueError(f"there is no method {name!r}; there is: {', '.join(METHODS)}: choose one")
+        raise ValueError(f"there is no method {shown(name)}; there is: {', '.join(METHODS)}: choose one")
     return METHODS[name]

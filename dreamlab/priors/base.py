@@ -1,5 +1,6 @@
 """What every prior is: a noise predictor with a schedule, a condition, and the crossing from rendered images."""
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -42,11 +43,11 @@ class Card:
     @classmethod
     def read(cls, folder: Path | str) -> "Card":
         """The card of a folder, an empty one where there is none. ValueError that names the file, the key and the value."""
-        if not (file := Path(folder) / FILE).exists():
+        if not os.path.exists(file := Path(folder) / FILE):  # False where a name is too long
             return cls()
         try:
             return cls(**_table(json.loads(file.read_text()), cls, [f.name for f in fields(cls)]))
-        except ValueError as error:  # JSON's too
+        except (ValueError, OSError, RecursionError) as error:  # JSON's too
             raise ValueError(f"{file} cannot be used, mend or remove it: {error}") from error
 
     def write(self, folder: Path | str) -> None:
@@ -113,9 +114,11 @@ class Prior(ABC):
         """
         n = len(x_t)
         if tuple(x_t.shape[1:]) != tuple(self.shape):
-            raise ValueError(f"x_t must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x_t.shape)}")
+            raise ValueError(f"x_t must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x_t.shape)}: give "
+                             "samples of this prior")
         if bad := int((~x_t.isfinite()).sum()):
-            raise ValueError(f"x_t has {bad} of {x_t.numel()} values that are not finite: the scene has diverged")
+            raise ValueError(f"x_t has {bad} of {x_t.numel()} values that are not finite, the scene has diverged: lower the "
+                             "rates or the guidance")
         for cond in conds:
             check_condition(cond)
         k, cond = len(conds), cat([expand(c, n) for c in conds])

@@ -1,5 +1,6 @@
 """A prior over any Stable-Diffusion-shaped diffusers folder: the bundled toybox prior, a local folder, or the hub."""
 import hashlib
+import os
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from dreamlab.checks import Name, checked
 from dreamlab.noise import Schedule
 from dreamlab.priors.base import Card, Prior
 from dreamlab.prompts import Cond, Condition
@@ -111,7 +113,8 @@ class DiffusionPrior(Prior):
         self.resolution = resolution or self.card.pixels or size * pipe.vae_scale_factor
 
     @classmethod
-    def load(cls, name: str | Path = "toybox", device: str | torch.device = "cpu", dtype: torch.dtype | None = None,
+    @checked
+    def load(cls, name: Name | Path = "toybox", device: str | torch.device = "cpu", dtype: torch.dtype | None = None,
              revision: str | None = None) -> "DiffusionPrior":
         """``name``: "toybox" (bundled), "sd-2.1-base", a local pipeline folder, or a hub id, then with ``revision`` a commit.
 
@@ -125,18 +128,18 @@ class DiffusionPrior(Prior):
                 from diffusers import StableDiffusionPipeline
 
                 folder = str(fetch(source)) if source in HUB else source
-                if Path(folder).is_dir():
+                if os.path.isdir(folder):
                     check_parts(Path(folder))
-                half = Path(folder, "unet/diffusion_pytorch_model.fp16.safetensors").exists()
+                half = os.path.exists(Path(folder, "unet/diffusion_pytorch_model.fp16.safetensors"))
                 pipe = StableDiffusionPipeline.from_pretrained(
                     folder, revision=revision, variant="fp16" if half else None, use_safetensors=True,
-                    local_files_only=Path(folder).is_dir(), safety_checker=None, feature_extractor=None,
+                    local_files_only=os.path.isdir(folder), safety_checker=None, feature_extractor=None,
                     requires_safety_checker=False)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # whatever a loader makes of damaged files
             if source in HUB and not isinstance(error, OSError):  # they are here, and not what they should be
                 raise
             said = " ".join(str(error).split())
-            if Path(source).is_dir():
+            if os.path.isdir(source):
                 mend = "install dreamlab again" if str(name) in BUNDLED else "put back what is missing, as the hub has it"
                 raise FileNotFoundError(f"the prior in {source} is not whole: {mend}. The loader said: {said}") from error
             wanted = " ".join(f'--include "{pattern}"' for pattern in FILES)
@@ -161,6 +164,7 @@ class DiffusionPrior(Prior):
         return unet_eps(self, self.unet, x_t, t, cond)
 
     @torch.no_grad()
+    @checked
     def embed(self, texts: list[str]) -> Cond:
         """(B, L, D) last hidden states. A text longer than the encoder reads is an error, not a silent cut."""
         tokenizer = self.pipe.tokenizer

@@ -5,6 +5,7 @@ It is an occupancy field read on a coarse grid: for a point p and the prompt's w
 body, rough colours, no face. That is the point: the 2D prior has to add the rest.
 """
 import json
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dreamlab.checks import Name, checked, shown
 from dreamlab.files import load_weights
 from dreamlab.priors import shap_e
 
@@ -60,18 +62,22 @@ class PointsPrior:
     def load(cls, name: str | Path = "toybox") -> "PointsPrior":
         """The bundled points prior, or one from a folder written by ``dreamlab toybox train points``."""
         folder = BUNDLED.get(str(name), Path(name))
-        if not (folder / "words.json").exists():
+        if not os.path.exists(folder / "words.json"):
             raise FileNotFoundError(f"no points prior in {folder}, it has no words.json: {MEND}")
-        words = json.loads((folder / "words.json").read_text())
-        field = PointField(len(words))
-        field.load_state_dict({k: v.float() for k, v in load_weights(folder / "model.safetensors", MEND).items()})
+        weights = {k: v.float() for k, v in load_weights(folder / "model.safetensors", MEND).items()}
+        try:
+            words = json.loads((folder / "words.json").read_text())
+            field = PointField(len(words))
+            field.load_state_dict(weights)
+        except (ValueError, TypeError, RuntimeError, OSError) as error:
+            raise FileNotFoundError(f"the points prior in {folder} is damaged: {MEND}") from error
         return cls(words, field.eval().requires_grad_(False))
 
     def bag(self, prompt: str) -> Float[Tensor, "1 width"]:
         """The sum of the embeddings of the prompt's known words."""
         known = [self.words.index(w) for w in re.findall(r"[a-z]+", prompt.lower()) if w in self.words]
         if not known:
-            raise ValueError(f"the points prior knows no word of {prompt!r}; it knows: {', '.join(self.words)}")
+            raise ValueError(f"the points prior knows no word of {shown(prompt)}: use some of {', '.join(self.words)}")
         return self.field.embedding(torch.tensor(known)).sum(0, keepdim=True)
 
     @torch.no_grad()
@@ -86,7 +92,8 @@ class PointsPrior:
         return centres[cell] + jitter, rgb[cell]
 
 
-def load_points(name: str | Path = "toybox", device: str | torch.device = "cpu") -> "PointsPrior | shap_e.ShapE":
+@checked
+def load_points(name: Name | Path = "toybox", device: str | torch.device = "cpu") -> "PointsPrior | shap_e.ShapE":
     """``load_points(name)(prompt, n, generator) -> points (n, 3), colours (n, 3)`` in [0, 1], on the CPU: the prior of a name.
 
     ``name``: "toybox" (bundled), "shap-e" (the hub's, downloaded once), a folder of a diffusers ``ShapEPipeline``, or one
@@ -94,6 +101,6 @@ def load_points(name: str | Path = "toybox", device: str | torch.device = "cpu")
     FileNotFoundError says what is missing.
     """
     folder = shap_e.fetch() if str(name) == "shap-e" else Path(name)
-    if (folder / "model_index.json").exists():
+    if os.path.exists(folder / "model_index.json"):
         return shap_e.ShapE.load(folder, device)
     return PointsPrior.load(name)

@@ -6,7 +6,7 @@ from typing import Annotated, get_type_hints
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamlab.checks import Range, check_fields, fits
+from dreamlab.checks import Range, check_fields, fits, shown
 from dreamlab.noise import per_sample
 from dreamlab.priors.base import Prior
 from dreamlab.types import Sample, Steps
@@ -56,8 +56,8 @@ class Rule:
         kind = get_type_hints(type(self), include_extras=True).get("guidance")
         if hasattr(kind, "__metadata__") and not fits(s := self.guidance, kind):
             low, name = kind.__metadata__[0].low, type(self).__name__
-            raise ValueError(f"guidance must be >= {low:g} in {name} (diffusers' s, 1 = none) and finite, got {s!r}: a paper "
-                             "that multiplies (eps_y - eps_null) on top of eps_y means s - 1")
+            raise ValueError(f"guidance must be >= {low:g} in {name} (diffusers' s, 1 = none) and finite, got {shown(s)}: "
+                             "change it; a paper that multiplies (eps_y - eps_null) on top of eps_y means s - 1")
         check_fields(self)
 
     @classmethod

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamlab.cameras import Cameras
-from dreamlab.checks import Positive
+from dreamlab.checks import Positive, check
 from dreamlab.learner import Learner, select, under
 from dreamlab.noise import per_sample, stream
 from dreamlab.priors.base import Guidance, Prior, guide
@@ -53,6 +53,7 @@ class VDM(Rule):
 
         By default a U-Lite; on points (D,), which have no sides to halve, a linear one.
         """
+        check("operator", operator, Callable | None)
         operator = operator or OPERATORS["ULite" if len(prior.shape) == 3 else "LinearOperator"]
         if not isinstance(operator, nn.Module):
             operator = operator(prior.shape, stream(seed, "operator"))

@@ -3,7 +3,9 @@ import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
+from dreamlab.checks import check, checked, shown
 from dreamlab.priors.base import Prior
 from dreamlab.scenes.base import Begin, Scene, again
 from dreamlab.scenes.convert import surface
@@ -18,16 +20,19 @@ STARTS = {start.__name__: start for start in (points, ball, blob, latents, pixel
 __all__ = ["SCENES", "STARTS", "Begin", "Gaussians", "NeRF", "Picture", "Scene", "load", "notes"]
 
 
+@checked
 def notes(path: Path | str) -> dict:
     """What :meth:`Scene.save` wrote beside the leaves. OSError where the file cannot be read or is no scene."""
     try:
         with safe_open(path, "pt") as file:
-            return json.loads((file.metadata() or {})["dreamlab"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+            about = json.loads((file.metadata() or {})["dreamlab"])
+        return {} | about
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise OSError(f"{path} holds no scene, it is damaged or something else ({error}): remove it and run its part "
                       "again") from error
 
 
+@checked
 def load(path: Path | str, prior: Prior | None = None) -> Scene:
     """The scene of a file, whichever it is. ``prior``: what decodes it where it is a picture of latents.
 
@@ -35,9 +40,15 @@ def load(path: Path | str, prior: Prior | None = None) -> Scene:
     """
     about = notes(path)
     if about.get("scene") not in SCENES:
-        raise ValueError(f"{path} holds a {about.get('scene')!r}, and there is only: {', '.join(SCENES)}")
+        raise ValueError(f"{path} holds a {shown(about.get('scene'))}, and there is only: {', '.join(SCENES)}: name another "
+                         "file")
     with safe_open(path, "pt") as file:
         leaves = {name: file.get_tensor(name) for name in file.keys()}
     if prior:
         leaves = {name: leaf.to(prior.device) for name, leaf in leaves.items()}
-    return SCENES[about["scene"]].rebuild(about["config"], leaves, prior)
+    try:
+        check("leaves", leaves, dict[str, Tensor])  # no NaN
+        return SCENES[about["scene"]].rebuild(about["config"], leaves, prior)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, StopIteration) as error:
+        raise ValueError(f"{path} is no {about['scene']} as it was saved ({error}): name another file, or remove it and "
+                         "run its part again") from error

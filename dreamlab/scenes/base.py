@@ -20,12 +20,14 @@ class Scene(Protocol):
     """What renders. A scene writes ``parameters``, ``render`` and ``rebuild``, and inherits the rest from here.
 
     ``kernels`` is the package that draws it on CUDA, ``rates`` what Adam moves its leaves with where nothing else is said,
-    ``dimensions`` 2 for what looks the same from everywhere. Its class stands in the list of :mod:`dreamlab.scenes`.
+    ``dimensions`` 2 for what looks the same from everywhere, ``few`` how many of its parts cost next to nothing.
+    Its class stands in the list of :mod:`dreamlab.scenes`.
     """
 
     kernels: ClassVar[str | None] = None
     rates: ClassVar[Rates] = {}
     dimensions: ClassVar[int] = 3
+    few: ClassVar[int] = 1
 
     def parameters(self) -> dict[str, Tensor]:
         """The leaves by name; ``GROUP.REST`` belongs to a group of leaves with one rate."""
@@ -45,6 +47,14 @@ class Scene(Protocol):
         """What :meth:`rebuild` needs besides the leaves, as JSON can hold it."""
         return {}
 
+    def __len__(self) -> int:
+        """How many parts it is made of, where it may have more or fewer."""
+        return 1
+
+    def of(self, n: int) -> "Scene":
+        """A scene of n parts, which are these again and again, to see what so many would cost."""
+        return self
+
     @property
     def together(self) -> int:
         """How many views it shows at least: 1, or all of several pictures."""
@@ -52,7 +62,7 @@ class Scene(Protocol):
 
     def latent(self) -> Tensor:
         """What a prior may see without a render: a picture of latents has it. ValueError for others."""
-        raise ValueError(f"a {type(self).__name__} is no picture of latents: let the prior look at its colours, look=rgb")
+        raise ValueError(f"a {type(self).__name__} is no picture of latents: set look=rgb, to show the prior its colours")
 
     def state_dict(self) -> dict[str, Tensor]:
         """The leaves, detached."""

@@ -1,15 +1,14 @@
 """From one scene to another."""
 from collections.abc import Callable
-from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dreamlab.cameras import orbit
-from dreamlab.checks import Inside, Positive, Range
+from dreamlab.checks import Inside, Positive
 from dreamlab.scenes.base import Begin
-from dreamlab.scenes.gaussians import Gaussians
+from dreamlab.scenes.gaussians import Gaussians, Points
 from dreamlab.types import Render
 
 
@@ -29,8 +28,7 @@ def seen(render: Callable[..., Render], resolution: int = 64) -> tuple[Float[Ten
     return points[inside], shown.rgb.cpu()[inside]
 
 
-def surface(begin: Begin, *, of: str = "", points: Annotated[int, Range(4, 10**7)] = 3000, opacity: Inside = 0.5,
-            spread: Positive = 0.6) -> Gaussians:
+def surface(begin: Begin, *, of: str = "", points: Points = 3000, opacity: Inside = 0.5, spread: Positive = 0.6) -> Gaussians:
     """A Gaussian at each of some points of the surface that the part ``of`` shows, in the colour that it shows there."""
     found, colours = seen(begin.earlier(of).render)
     if len(found) < 4:

@@ -9,13 +9,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamlab.cameras import Cameras
-from dreamlab.checks import Inside, Positive, Range
+from dreamlab.checks import Inside, Name, Positive, Range, checked, shown
 from dreamlab.files import load_weights, writing
 from dreamlab.priors.points import load_points
 from dreamlab.render.splat import splat
 from dreamlab.scenes.base import Begin, Scene
 from dreamlab.types import Render
 
+Points = Annotated[int, Range(4, 10**6)]  # four have three neighbours each
 SH0 = 0.28209479177387814  # 1 / (2 sqrt(pi)), the constant spherical harmonic: rgb = 0.5 + SH0 * f_dc
 COLUMNS = ("x y z nx ny nz f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3").split()
 
@@ -28,9 +29,10 @@ class Gaussians(Scene):
     depend on the direction.
     """
 
-    kernels = "gsplat"
+    kernels, few = "gsplat", 2000
     rates = {"means": 4e-3, "scales": 1e-2, "quats": 1e-2, "opacities": 3e-2, "colors": 4e-2}
 
+    @checked
     def __init__(self, means: Float[Tensor, "n 3"], quats: Float[Tensor, "n 4"], scales: Float[Tensor, "n 3"],
                  opacities: Float[Tensor, "n"], colors: Float[Tensor, "n 3"]):
         """Activated values: ``scales`` > 0, ``opacities`` and ``colors`` in (0, 1)."""
@@ -40,33 +42,36 @@ class Gaussians(Scene):
         self.raw = {name: value.detach().clone().requires_grad_() for name, value in raw.items()}
 
     @classmethod
+    @checked
     def from_raw(cls, raw: dict[str, Tensor]) -> "Gaussians":
         """Gaussians of given leaves, bit for bit: what ``parameters`` gives and a file holds."""
         n = len(raw["means"]) if "means" in raw else 0
         shapes = {"means": (n, 3), "quats": (n, 4), "scales": (n, 3), "opacities": (n,), "colors": (n, 3)}
-        if (got := {name: tuple(value.shape) for name, value in raw.items()}) != shapes:
-            raise ValueError(f"Gaussians are made of {shapes}, got {got}")
+        for name in sorted(shapes.keys() | raw.keys()):
+            x = raw.get(name)
+            if x is None or x.shape != shapes.get(name) or x.dtype != torch.float32:
+                raise ValueError(f"Gaussians are made of float32 tensors {shapes}, got {name} = {shown(x)}: give those alone")
         scene = cls.__new__(cls)
         scene.raw = {name: raw[name].detach().clone().requires_grad_() for name in shapes}
         return scene
 
     @classmethod
-    def from_points(cls, points: Float[Tensor, "n 3"], colors: Float[Tensor, "n 3"], opacity: float = 0.1,
-                    spread: float = 1.0) -> "Gaussians":
+    @checked
+    def from_points(cls, points: Float[Tensor, "n 3"], colors: Float[Tensor, "n 3"], opacity: Inside = 0.1,
+                    spread: Positive = 1.0) -> "Gaussians":
         """A ball at every point, ``spread`` times as wide as the rms distance to its three nearest neighbours."""
         if len(points) < 4:
-            raise ValueError(f"from_points needs at least 4 points to find three neighbours, got {len(points)}")
+            raise ValueError(f"from_points needs at least 4 points to find three neighbours, got {len(points)}: give more")
         if len(colors) != len(points):
-            raise ValueError(f"from_points needs a colour for each point, got {len(points)} points and {len(colors)} colours")
-        if not (0 < opacity < 1 and spread > 0):
-            raise ValueError(f"opacity must lie in (0, 1) and spread above 0, got {opacity:g} and {spread:g}")
-        near = [torch.cdist(some, points).topk(4, largest=False).values[:, 1:] for some in points.split(512)]
-        scale = spread * torch.cat(near).square().mean(-1).sqrt().clamp_min(1e-4)
+            raise ValueError(f"from_points needs a colour for each point, got {len(points)} points and {len(colors)} colours: "
+                             "give as many")
+        scale = spread * nearest(points).square().mean(-1).sqrt().clamp_min(1e-4)
         quats = torch.tensor([1.0, 0, 0, 0]).repeat(len(points), 1).to(points)
         return cls(points, quats, scale[:, None].repeat(1, 3), torch.full_like(scale, opacity), colors)
 
     @classmethod
-    def ball(cls, n: int, radius: float = 0.6, opacity: float = 0.3, spread: float = 1.0, *,
+    @checked
+    def ball(cls, n: Points, radius: Positive = 0.6, opacity: Inside = 0.3, spread: Positive = 1.0, *,
              generator: torch.Generator) -> "Gaussians":
         """n grey Gaussians spread evenly through a ball: a start that knows nothing of the prompt."""
         direction = torch.nn.functional.normalize(torch.randn(n, 3, generator=generator), dim=-1)
@@ -103,6 +108,7 @@ class Gaussians(Scene):
         return cls.from_raw(leaves)
 
     @classmethod
+    @checked
     def load(cls, path: Path | str) -> "Gaussians":
         """From a scene's file, or a file of the leaves alone."""
         return cls.from_raw(load_weights(path, "name the scene.safetensors of a run"))
@@ -111,7 +117,7 @@ class Gaussians(Scene):
         return {"gaussians": len(self)}
 
     def of(self, n: int) -> "Gaussians":
-        """n Gaussians, which are these again and again, together as large as before: to see what so many would cost."""
+        """n Gaussians, which are these again and again, together as large as before."""
         again = {name: leaf[torch.arange(n, device=leaf.device) % len(leaf)] for name, leaf in self.state_dict().items()}
         again["scales"] = again["scales"] - math.log(n / len(self)) / 3
         return Gaussians.from_raw(again)
@@ -121,14 +127,32 @@ class Gaussians(Scene):
         return {"gaussians.ply": f"{len(self)} Gaussians, for any 3DGS viewer"}
 
 
-def points(begin: Begin, *, prior: str = "shap-e", points: Annotated[int, Range(4, 10**7)] = 50_000, opacity: Inside = 0.1,
+def nearest(points: Float[Tensor, "n 3"], k: int = 3, many: int = 2**16) -> Float[Tensor, "n k"]:
+    """The distances to each point's k nearest others. Among ``many`` the pieces of a k-d tree look only as far as they must."""
+    def pieces(index: Tensor) -> list[Tensor]:
+        if len(index) <= 512:
+            return [index]
+        axis = int((points[index].amax(0) - points[index].amin(0)).argmax())
+        return [piece for half in index[points[index, axis].argsort()].chunk(2) for piece in pieces(half)]
+
+    whole, found = torch.arange(len(points), device=points.device), points.new_empty(len(points), k)
+    for piece in pieces(whole) if len(points) > many else whole.split(512):
+        some, others = points[piece], points
+        if len(points) > many:
+            reach = torch.cdist(some, some).topk(k + 1, largest=False).values.max()
+            others = points[((points >= some.amin(0) - reach) & (points <= some.amax(0) + reach)).all(-1)]
+        found[piece] = torch.cdist(some, others).topk(k + 1, largest=False).values[:, 1:]
+    return found
+
+
+def points(begin: Begin, *, prior: Name = "shap-e", points: Points = 50_000, opacity: Inside = 0.1,
            spread: Positive = 1.0) -> Gaussians:
     """A Gaussian at each coloured point of a points prior: "toybox", "shap-e", or a folder."""
     found, colours = load_points(prior, str(begin.prior.device))(begin.prompt, points, begin.generator)
     return Gaussians.from_points(found, colours, opacity, spread)
 
 
-def ball(begin: Begin, *, points: Annotated[int, Range(4, 10**7)] = 5000, radius: Positive = 0.6, opacity: Inside = 0.3,
+def ball(begin: Begin, *, points: Points = 5000, radius: Positive = 0.6, opacity: Inside = 0.3,
          spread: Positive = 1.0) -> Gaussians:
     """A grey ball, which knows nothing of the prompt: shows Janus."""
     return Gaussians.ball(points, radius, opacity, spread, generator=begin.generator)
@@ -149,19 +173,24 @@ def save_ply(scene: Gaussians, path: Path | str) -> None:
         part.write_bytes("\n".join(header).encode() + rows.numpy().astype("<f4").tobytes())
 
 
+@checked
 def load_ply(path: Path | str) -> Gaussians:
     """Gaussians of a 3DGS ``.ply`` of float columns in any order. Colour that depends on the direction (``f_rest_*``)
     is left out, and colour outside [0, 1] is clamped. ValueError where the file is no such ``.ply``."""
-    head, end, body = Path(path).read_bytes().partition(b"end_header\n")
+    try:
+        head, end, body = Path(path).read_bytes().partition(b"end_header\n")
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(f"{str(path)!r} cannot be read ({error}): name a .ply") from error
     lines = [line.split() for line in head.decode("ascii", "replace").splitlines()]
     names = [line[2] for line in lines if line[:2] == ["property", "float"]]
     counts = [int(line[2]) for line in lines if line[:1] == ["element"]]
     if not end or ["format", "binary_little_endian", "1.0"] not in lines or len(counts) != 1:
-        raise ValueError(f"{path} must be a binary little-endian .ply with one element, the vertices")
+        raise ValueError(f"{path} must be a binary little-endian .ply with one element, the vertices: name another")
     if missing := [name for name in COLUMNS if name not in names and name[0] != "n"]:
-        raise ValueError(f"{path} lacks the float columns {missing} of a 3DGS .ply")
+        raise ValueError(f"{path} lacks the float columns {missing} of a 3DGS .ply: name another")
     if len(names) != sum(line[:1] == ["property"] for line in lines) or len(body) != 4 * len(names) * counts[0]:
-        raise ValueError(f"{path} must hold {counts[0]} rows of float32 alone; it is cut short or has other types")
+        raise ValueError(f"{path} must hold {counts[0]} rows of float32 alone, it is cut short or has other types: "
+                         "name another")
     rows = torch.from_numpy(np.frombuffer(body, "<f4").astype(np.float32)).reshape(counts[0], -1)
     pick = lambda *prefixes: rows[:, [names.index(c) for c in COLUMNS if c.startswith(prefixes)]]  # noqa: E731
     rgb = (0.5 + SH0 * pick("f_dc_")).clamp(1e-6, 1 - 1e-6)

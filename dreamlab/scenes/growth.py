@@ -46,23 +46,19 @@ class Growth:
     screen: Positive | None = None  # radius in images, e.g. 20 / 512; None: any
     reset: Annotated[int, Range(1, 10**7)] | None = 300  # iterations; None: never
     reset_to: Share = 0.01
-    most: Annotated[int, Range(1, 10**8)] = 300_000  # Gaussians: those with the strongest pull grow as long as there is room
+    most: Annotated[int, Range(1, 10**7)] = 300_000  # Gaussians: those with the strongest pull grow as long as there is room
 
     def __post_init__(self):
         check_fields(self)
         if not 0 <= self.opacity < self.reset_to < 1:
             raise ValueError(f"0 <= opacity < reset_to < 1 must hold, or a reset removes all: got opacity {self.opacity:g} "
-                             f"and reset_to {self.reset_to:g}")
+                             f"and reset_to {self.reset_to:g}: change them")
         self.load_state_dict({})
 
     def check(self, scene: Scene) -> None:
         """ValueError for a scene that does not grow."""
         if "means" not in scene.parameters():
             raise ValueError(f"growth is for Gaussians, got a {type(scene).__name__}: leave growth out, growth=none")
-
-    def grown(self, scene: Gaussians) -> Gaussians:
-        """As many Gaussians as the scene may become, to see what they would cost."""
-        return scene.of(max(self.most, len(scene)))
 
     def observe(self, render: Render) -> None:
         """Take note of a render after the backward pass of a loss that is the mean over its views."""

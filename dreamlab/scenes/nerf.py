@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dreamlab.cameras import Cameras
-from dreamlab.checks import Positive, Range
+from dreamlab.checks import Count, Positive, Range, checked
 from dreamlab.render.volume import Occupancy, volume
 from dreamlab.scenes.base import Begin, Scene
 from dreamlab.types import Render
@@ -23,12 +23,10 @@ class HashGrid(nn.Module):
     one where they fit, and otherwise through h(x) = xor_i(x_i * prime_i) mod entries (Eq. 4), collisions and all.
     """
 
-    def __init__(self, levels: int = 16, features: int = 2, entries: int = 2**19, base: int = 16, growth: float = 1.447,
-                 generator: torch.Generator | None = None):
+    @checked
+    def __init__(self, levels: Count = 16, features: Count = 2, entries: Count = 2**19, base: Count = 16,
+                 growth: Annotated[float, Range(1)] = 1.447, generator: torch.Generator | None = None):
         super().__init__()
-        if min(levels, features, entries, base) < 1 or growth < 1:
-            raise ValueError("levels, features, entries, base and growth must be at least 1, got "
-                             f"{levels}, {features}, {entries}, {base} and {growth:g}")
         self.config = {"levels": levels, "features": features, "entries": entries, "base": base, "growth": growth}
         self.resolutions, self.entries = [int(base * growth**level + 1e-6) for level in range(levels)], entries
         self.tables = nn.ParameterList(
@@ -69,8 +67,9 @@ class NeRF(Scene):
     kernels = "nerfacc"
     rates = {"grid": 1e-2, "density": 1e-3, "color": 1e-3}  # threestudio's ProlificDreamer
 
-    def __init__(self, grid: HashGrid | None = None, hidden: int = 64, radius: float = 1.0, samples: int = 64,
-                 bias: float = 10.0, width: float = 0.5, generator: torch.Generator | None = None):
+    @checked
+    def __init__(self, grid: HashGrid | None = None, hidden: Count = 64, radius: Positive = 1.0, samples: Count = 64,
+                 bias: float = 10.0, width: Positive = 0.5, generator: torch.Generator | None = None):
         self.radius, self.samples, self.bias, self.width, self.hidden = radius, samples, bias, width, hidden
         self.occupancy: Occupancy | None = None
         self.grid = grid or HashGrid(generator=generator)
@@ -136,7 +135,7 @@ class NeRF(Scene):
 
 
 def blob(begin: Begin, *, levels: Annotated[int, Range(1, 24)] = 16, finest: Annotated[int, Range(16, 2**16)] = 4096,
-         hidden: Annotated[int, Range(1, 1024)] = 64, samples: Annotated[int, Range(1, 4096)] = 128,
+         hidden: Annotated[int, Range(1, 256)] = 64, samples: Annotated[int, Range(1, 1024)] = 128,
          radius: Positive = 1.0) -> NeRF:
     """A radiance field that begins as a soft blob, with a hash grid from 16 cells a side to ``finest`` (arXiv 2201.05989)."""
     growth = (finest / 16) ** (1 / max(levels - 1, 1))  # its Eq. 3

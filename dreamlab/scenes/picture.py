@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamlab.cameras import Cameras
-from dreamlab.checks import Range
+from dreamlab.checks import Range, checked
 from dreamlab.noise import randn
 from dreamlab.priors.base import Prior
 from dreamlab.scenes.base import Begin, Scene
@@ -27,13 +27,15 @@ class Picture(Scene):
     rates = {"latents": 0.05, "pixels": 0.05}
     dimensions = 2
 
+    @checked
     def __init__(self, x: Float[Tensor, "n _ _ _"], decode: Callable[[Tensor], Images] | None = None):
         if decode is None and x.shape[-1] != 3:
             raise ValueError(f"pixels have the shape (n, h, w, 3), got {tuple(x.shape)}: give decode= for latents")
         self.x, self.decode = x.detach().clone().requires_grad_(), decode
 
     @classmethod
-    def grey(cls, resolution: int, n: int = 1) -> "Picture":
+    @checked
+    def grey(cls, resolution: Annotated[int, Range(1, 8192)], n: Few = 1) -> "Picture":
         """n square pictures of mid-grey pixels: a start that favours nothing."""
         return cls(torch.full((n, resolution, resolution, 3), 0.5))
 
@@ -61,9 +63,15 @@ class Picture(Scene):
         rgb = rgb.expand(views, -1, -1, -1)
         return Render(rgb, torch.ones_like(rgb[..., :1]))
 
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def of(self, n: int) -> "Picture":
+        return Picture(self.x[torch.arange(n) % len(self)], self.decode)
+
     @property
     def together(self) -> int:
-        return len(self.x)
+        return len(self)
 
     @classmethod
     def rebuild(cls, config: dict, leaves: dict[str, Tensor], prior: Prior | None = None) -> "Picture":
@@ -80,7 +88,7 @@ def latents(begin: Begin, *, pictures: Few = 4) -> Picture:
 
 def pixels(begin: Begin, *, pictures: Few = 4) -> Picture:
     """The same beginning, decoded: pictures that are optimised in pixels, through the prior's encoder."""
-    return Picture(begin.prior.decode(noise(begin, pictures)))
+    return Picture(torch.cat([begin.prior.decode(some) for some in noise(begin, pictures).split(8)]))
 
 
 def noise(begin: Begin, pictures: int) -> Tensor:

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from dreamlab.cameras import Cameras, Orbit, orbit
-from dreamlab.files import writing
+from dreamlab.files import load_weights, writing
 from dreamlab.toybox.captions import TEMPLATES, caption, view_phrases
 from dreamlab.toybox.objects import COLOURS, HELD_OUT, KINDS, Toy
 from dreamlab.toybox.render import trace
@@ -50,7 +50,7 @@ class Views:
     def make(per_kind: int, bias=FRONT_BIAS, seed: int = 0, resolution: int = 64, cache: Path | None = None) -> "Views":
         """Render ``per_kind`` views of each kind; kept in the file ``cache`` if one is named."""
         if cache and cache.exists():
-            return Views(**load_file(cache))
+            return Views(**load_weights(cache, "remove it, and it is made again"))
         generator = torch.Generator().manual_seed(seed)
         layers, azimuths = [], []
         for kind in tqdm(KINDS, desc="rendering views"):

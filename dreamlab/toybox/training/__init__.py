@@ -5,22 +5,27 @@ and runs on a GPU when there is one. On two CPU cores the prior takes hours; on 
 """
 import time
 from pathlib import Path
+from typing import Annotated
 
+from dreamlab.checks import Count, Range, checked, shown
+from dreamlab.files import try_writing
 from dreamlab.toybox.dataset import Views
 from dreamlab.toybox.training.judge import train_judge
 from dreamlab.toybox.training.points import train_points
 from dreamlab.toybox.training.prior import train_prior, train_vae
 
 
-def main(name: str, out: str | Path = "runs/toybox", per_kind: int = 480, **settings) -> Path:
-    """Train the part ``name``; ``out`` keeps views, checkpoints and results."""
+@checked
+def main(name: str, out: str | Path = "runs/toybox", per_kind: Count = 480,
+         steps: Annotated[int, Range(1, 10**7)] | None = None, batch: Count | None = None) -> Path:
+    """Train the part ``name``; ``out`` keeps views, checkpoints and results. None: steps and batch of the bundled weights."""
     parts = {"vae": train_vae, "prior": train_prior, "points": train_points, "judge": train_judge}
     if name not in parts:
-        raise ValueError(f"no part {name!r} to train; choose one of: {', '.join(parts)}")
-    if (steps := settings.get("steps", 1)) < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+        raise ValueError(f"no part {shown(name)} to train; choose one of: {', '.join(parts)}")
+    settings = {key: value for key, value in (("steps", steps), ("batch", batch)) if value is not None}
     out, start = Path(out), time.time()
-    views = Views.make(per_kind, cache=out / f"views_{per_kind}.safetensors")
+    try_writing(out)
+    views = None if name == "points" else Views.make(per_kind, cache=out / f"views_{per_kind}.safetensors")
     if name == "prior" and not (out / "vae").exists():
         train_vae(out, views)
     folder = parts[name](out, views, **settings)

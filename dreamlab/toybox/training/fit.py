@@ -27,10 +27,16 @@ def fit(modules: dict[str, nn.Module], loss: Callable[[torch.Generator], Tensor]
     average = [p.detach().clone() for p in params] if ema else []
     start = 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device())
-        nets.load_state_dict(state["nets"])
-        optimiser.load_state_dict(state["optimiser"])
-        average, start = state["average"], state["step"]
+        try:
+            state = torch.load(checkpoint, weights_only=True, map_location=device())
+            nets.load_state_dict(state["nets"])
+            optimiser.load_state_dict(state["optimiser"])
+            average, start = state["average"], state["step"]
+        except Exception as error:  # pickle raises what it likes
+            raise OSError(f"the checkpoint {checkpoint} cannot be read, it is damaged or something else: remove it to train "
+                          "anew") from error
+        if start > steps:
+            raise ValueError(f"{checkpoint} has made {start} steps, got steps {steps}: raise steps, or remove it to train anew")
     bar = tqdm(range(start, steps), initial=start, total=steps, desc=checkpoint.stem, mininterval=10)
     running = None
 

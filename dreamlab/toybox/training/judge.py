@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from dreamlab.cameras import Cameras, Orbit
-from dreamlab.files import writing
+from dreamlab.files import load_weights, writing
 from dreamlab.render.splat import splat
 from dreamlab.toybox.dataset import Views
 from dreamlab.toybox.judge import FRONT_DEG, RESOLUTION, Judge
@@ -67,7 +67,7 @@ class Exhibits:
              kinds: tuple[str, ...] = tuple(KINDS)) -> "Exhibits":
         """Trace the exhibits (a few minutes on a CPU; ``share`` < 1 makes fewer), kept in the file ``cache``."""
         if cache and cache.exists():
-            return Exhibits(**load_file(cache))
+            return Exhibits(**load_weights(cache, "remove it, and it is made again"))
         g = torch.Generator().manual_seed(seed)
         light = torch.zeros_like(views.layers[:, :1])
         found = [(torch.cat([views.layers, light], 1), views.kind, degrees_away(views.azimuth_deg, [0.0]),
