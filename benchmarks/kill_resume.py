@@ -2,7 +2,8 @@
 
 An uninterrupted run is timed first. Each kill then strikes a fresh folder, one in each of ``--kills`` equal spans of that time,
 and the run is resumed to its end. A span that has a hand-over in it, between the scene of one part and the start of the next,
-is struck there. Exit code 1 unless every file is the same, checkpoints too.
+is struck there. Moments are counted from the last file that was there by then, however fast the computer is meanwhile. Exit
+code 1 unless every file is the same, checkpoints too.
 """
 import argparse
 import hashlib
@@ -47,52 +48,50 @@ class Trial:
         if process.wait() != 0:
             sys.exit(f"the run in {self.out} failed:\n{self.log.read_text()[-2000:]}")
 
-    def has(self, part: str, file: str) -> bool:
-        return (self.asked.home(self.folder, part) / f"{file}.safetensors").exists()
+    def files(self) -> list[str]:
+        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
+
+    def file(self, part: str, name: str) -> str:
+        return str(self.asked.home(self.folder, part).relative_to(self.folder) / name)
 
     def where(self) -> str:
         """What the run was at, by the files it has left."""
-        names = list(self.asked.parts)
+        names, found = list(self.asked.parts), self.files()
         for before, name in zip([None, *names], names, strict=False):
-            if self.has(name, "scene"):
+            if self.file(name, "scene.safetensors") in found:
                 continue
-            if not self.has(name, "start"):
+            if self.file(name, "start.safetensors") not in found:
                 return f"hand-over from {before} to {name}" if before else "before the first file"
-            if not self.has(name, "checkpoint"):
-                return f"{name}, before its first checkpoint"
-            home = self.asked.home(self.folder, name)
-            done = read(home / "checkpoint.safetensors", tensors=False)[0]
-            return f"{name}, drawing" if (home / "settings.json").exists() else f"{name}, after the checkpoint of step {done}"
+            if self.file(name, "settings.json") in found:
+                return f"{name}, drawing"
+            if (checkpoint := self.file(name, "checkpoint.safetensors")) in found:
+                return f"{name}, after the checkpoint of step {read(self.folder / checkpoint, tensors=False)[0]}"
+            return f"{name}, before its first checkpoint"
         return "the end"
 
     def digests(self) -> dict[str, str]:
-        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
-        return {str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        return {name: hashlib.sha256((self.folder / name).read_bytes()).hexdigest() for name in self.files()}
 
 
-def uninterrupted(trial: Trial) -> tuple[float, dict[str, tuple[float, float]]]:
-    """Seconds of the whole run, and when each hand-over began and ended, by the name of the part before it."""
-    names, begin, seen = list(trial.asked.parts), time.perf_counter(), {}
-    process = trial.start()
+def uninterrupted(trial: Trial) -> tuple[float, dict[str, float]]:
+    """Seconds of the whole run, and after how many each file was there, in that order."""
+    begin, process, seen = time.perf_counter(), trial.start(), {}
     while process.poll() is None:
-        for name in names:
-            for file in ("start", "scene"):
-                if (name, file) not in seen and trial.has(name, file):
-                    seen[name, file] = time.perf_counter() - begin
+        for name in trial.files():
+            if not name.endswith(".part"):
+                seen.setdefault(name, time.perf_counter() - begin)
         time.sleep(0.01)
     trial.succeed(process)
-    handovers = {a: (seen[a, "scene"], seen[b, "start"]) for a, b in zip(names, names[1:], strict=False)}
-    return time.perf_counter() - begin, handovers
+    return time.perf_counter() - begin, seen
 
 
-def strike(trial: Trial, moment: float, after: str | None = None) -> float | None:
-    """SIGKILL after ``moment`` seconds, from when the part ``after`` is done if one is named. Returns the seconds that it ran,
-    None if it had ended before."""
+def strike(trial: Trial, after: str | None, rest: float) -> float | None:
+    """SIGKILL ``rest`` seconds after the file ``after`` is there. Returns the seconds it ran, None if it had ended before."""
     begin, process = time.perf_counter(), trial.start()
-    while after and process.poll() is None and not trial.has(after, "scene"):
+    while after and process.poll() is None and not (trial.folder / after).exists():
         time.sleep(0.005)
     try:
-        process.wait(moment)
+        process.wait(rest)
         return None
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
@@ -112,19 +111,20 @@ def main() -> int:
     moments, failed = random.Random(args.seed), False
     with tempfile.TemporaryDirectory() as place:
         whole = Trial(asked, args.changes, Path(place) / "whole")
-        seconds, handovers = uninterrupted(whole)
-        right = whole.digests()
+        seconds, seen = uninterrupted(whole)
+        right, names = whole.digests(), list(asked.parts)
+        handovers = [(seen[whole.file(a, "scene.safetensors")], seen[whole.file(b, "start.safetensors")])
+                     for a, b in zip(names, names[1:], strict=False)]
         print(f"{args.method}, uninterrupted: {seconds:.0f} s, {len(right)} files", flush=True)
         print("kill   after     it was at                                         files that differ", flush=True)
         for i in range(args.kills):
-            span = seconds * i / args.kills, seconds * (i + 1) / args.kills
-            after = next((part for part, (begin, _) in handovers.items() if span[0] <= begin < span[1]), None)
-            low, high = (0.0, handovers[after][1] - handovers[after][0]) if after else span
-            ran = None
+            low, high = seconds * i / args.kills, seconds * (i + 1) / args.kills
+            moment = moments.uniform(*next((h for h in handovers if low <= h[0] < high), (low, high)))
+            after = max((name for name in seen if seen[name] <= moment), key=seen.get, default=None)
+            rest, ran = moment - seen.get(after, 0.0), None
             while ran is None:  # a quicker run than the first had ended before: earlier then
-                trial = Trial(asked, args.changes, Path(place) / f"kill-{i}-{high:.3f}")
-                ran = strike(trial, moments.uniform(low, high), after)
-                low, high = 0.9 * low, 0.9 * high
+                trial = Trial(asked, args.changes, Path(place) / f"kill-{i}-{rest:.3f}")
+                ran, rest = strike(trial, after, rest), 0.8 * rest
             at = trial.where()
             trial.succeed(trial.start())
             found = trial.digests()

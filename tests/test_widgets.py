@@ -316,7 +316,7 @@ def test_the_comparison_names_bad_input(exact, histories):
         comparison.rule_comparison({"SDS": histories["SDS"]})
     with pytest.raises(ValueError, match="there is no rule 'VDN'"):
         comparison.compare(exact, MUG, ("SDS", "VDN"), steps=10**6)  # said before the first step of the first
-    with pytest.raises(ValueError, match="a part = Part has no 'pictures'"):
+    with pytest.raises(ValueError, match="a part has no 'pictures'"):
         comparison.compare(exact, MUG, changes={"pictures": 2})
     with pytest.raises(ValueError, match="every must be at least 1, got 0"):
         comparison.compare(exact, MUG, steps=2, every=0)
