@@ -45,9 +45,9 @@ def load_weights(path: Path | str, mend: str) -> dict[str, Tensor]:
         raise FileNotFoundError(f"no weights in {path}, {why}: {mend}") from error
 
 
-def sweep_strays(folder: Path | str) -> None:
-    """Remove the halves that a killed run has left in a folder."""
-    for part in Path(folder).glob("*.part"):
+def sweep_strays(folder: Path | str, name: str = "*") -> None:
+    """Remove the halves that a killed run has left in a folder: of all files, or of one."""
+    for part in Path(folder).glob(f"{name}.part"):
         if part.is_file():
             part.unlink()
 

@@ -127,7 +127,7 @@ def estimate(stage: Stage, grown: bool = False) -> int:
     return round(now + 2 * state + times * climb(pictures, [*few, most], room))
 
 
-def climb(measure: Callable, sizes: list[int | None], room: float, power: int = 1) -> float | int:
+def climb(measure: Callable, sizes: list[int | None], room: float | int, power: int = 1) -> float | int:
     """What the last of some rising sizes measures; from where it cannot fit, on the line through the two before."""
     found = []
     for size in sizes:

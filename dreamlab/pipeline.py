@@ -339,6 +339,8 @@ def work(asked: Asked, folder: Path | None = None, until: str | None = None, pri
     for i, name in enumerate(names[:None if until is None else names.index(until) + 1]):
         part, tag, home = asked.parts[name], asked.tag(name), folder if folder is None else asked.home(folder, name)
         begun = None
+        if home:
+            sweep_strays(home)
         if home and done(home, tag) and not (always and name == names[-1]):
             continue
         if home:
@@ -381,4 +383,3 @@ def make_room(home: Path, tag: str, first: bool) -> None:
             raise ValueError(f"{home} belongs to other settings: remove it, or choose another folder (--out)")
         names = (f"{home.name}-{found}{more}" for more in ("", *(f"-{n}" for n in range(2, 1000))))
         home.rename(next(path for path in map(home.with_name, names) if not path.exists()))
-    sweep_strays(home)

@@ -38,7 +38,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from dreamlab.checks import checked, fits, shown
-from dreamlab.files import try_writing, writing
+from dreamlab.files import sweep_strays, try_writing, writing
 from dreamlab.memory import refused
 from dreamlab.methods import method
 from dreamlab.pipeline import Asked
@@ -174,7 +174,8 @@ def write(path: Path, rows: list[dict]) -> None:
 
 def kept(keep: Path, method: str, prompt: str, seed: int, tag: str) -> Path:
     """The folder in ``keep`` with a run's files."""
-    return Path(keep) / re.sub(r"[^\w.+]+", "-", f"{method}-{prompt}-{seed}-{tag}")
+    name = re.sub(r"[^\w.+]+", "-", f"{method}-{prompt}-{seed}-{tag}")
+    return Path(keep) / (name if len(name.encode()) < 200 else f"{name[:40]}-{seed}-{tag}")  # a file's name has 255 bytes
 
 
 def sheet(rows: list[dict], out: Path, keep: Path = Path("runs/sweep"), views: Sequence[int] = (0, 2, 4)) -> None:
@@ -207,6 +208,7 @@ def sweep(table: Path, out: Path, scheduler: str | None = None, keep: Path = Pat
     todo, rows = jobs(asked), read(out) if Path(out).exists() else []
     try_writing(Path(out).parent)
     try_writing(keep)
+    sweep_strays(Path(out).parent, Path(out).name)
 
     def key(row: dict) -> tuple:
         return tuple(row[name] for name in KEY)
@@ -246,6 +248,7 @@ Done = Iterator[tuple[Job, tuple[dict, dict[str, bytes]]]]
 
 def local(todo: list[Job], folder: Callable[[Job], Path]) -> Done:
     for job in todo:
+        sweep_strays(folder(job))
         yield job, one(job, folder(job))
 
 

@@ -1,8 +1,13 @@
 """What a run does when it cannot go on: one line that says why, what was reached is kept, and nothing is half written."""
 import contextlib
+import os
 import re
+import shlex
 import shutil
 import signal
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -462,3 +467,64 @@ def test_pictures_from_a_bad_gradient_are_kept(tmp_path, monkeypatch, capsys):
     assert "step 1 is not finite" in capsys.readouterr().err
     assert {f.name for f in folder.iterdir()} == {
         "checkpoint.safetensors", "picture.png", "progress.png", "settings.json", "start.safetensors"}
+
+
+# outputs that are closed, strays, names
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no such shell")
+@pytest.mark.parametrize("outputs", ["2>/dev/null | head -1", ">&- 2>&-", "2>&- >/dev/full"])
+def test_nobody_has_to_listen(outputs, tmp_path):
+    """Neither a reader that goes away nor a closed or full output stops a run or fails it."""
+    if "/dev/full" in outputs and not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    command = shlex.join([sys.executable, "-m", "dreamlab.cli", "dream", "a red mug", "--steps", "1", "--out", "out", *TINY])
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(["bash", "-c", f"{command} {outputs}; exit ${{PIPESTATUS[0]}}"], cwd=tmp_path, env=environment,
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+    assert {f.name for f in Path(tmp_path, "out/a-red-mug-seed0").iterdir()} == {
+        "checkpoint.safetensors", "contact_sheet.png", "gaussians.ply", "metrics.json", "scene.safetensors", "settings.json",
+        "start.safetensors", "turntable.gif", "viewer.html"}
+
+
+def test_a_place_is_tried_before_anything_is_loaded(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(DiffusionPrior, "load", lambda *_: pytest.fail("loaded"))
+    assert main(["dream", "a red mug", "--out", str(tmp_path / "file" / "out")]) == 1
+    assert "nothing can be written to" in (error := capsys.readouterr().err) and "choose another place" in error
+
+
+def test_strays_of_a_killed_run_go_and_all_files_have_one_mode(tmp_path, monkeypatch):
+    monkeypatch.setattr(report.Solid, "write", lambda *_: ({}, ""))
+    monkeypatch.chdir(tmp_path)
+    asked = METHODS["ball"].ask("a red mug", changes=SMALL | {"steps": 1})
+    folder = runs.dream(asked, tmp_path)
+    assert len({f.stat().st_mode for f in folder.iterdir()}) == 1 and len(list(folder.iterdir())) == 5
+    for _ in range(2):  # also where nothing is left to run
+        (folder / "scene.safetensors.part").write_text("half")
+        (folder / "mine.txt").write_text("")
+        runs.dream(asked, tmp_path)
+        assert not list(folder.glob("*.part")) and (folder / "mine.txt").exists()
+    Path("t.toml").write_text('runs = [{ prompt = "a red mug", seeds = [0] }]\n'
+                              "[methods.VDM]\nsteps = 0\nstart.points = 60\nresolution = 32\n")
+    job, = sweep.jobs(tomllib.loads(Path("t.toml").read_text()))
+    kept = sweep.kept(Path("runs/sweep"), *job.key, job.tag)
+    kept.mkdir(parents=True)
+    for stray in (kept / "views.webp.part", Path("out.csv.part"), Path("another.part")):
+        stray.write_text("half")
+    sweep.sweep(Path("t.toml"), Path("out.csv"))
+    assert [f.name for f in Path().rglob("*.part")] == ["another.part"]
+
+
+def test_no_two_prompts_have_one_folder_and_none_is_too_long():
+    ask = METHODS["field-to-gaussians"].ask
+    rules = {f"{part}.rule": "Consistent3D" for part in ("field", "gaussians")}
+    prompts = ["赤いマグカップ", "赤い マグカップ", "красная кружка", "кружка красная", "é", "e", "E", "🫖 a", "🫖 b",
+               50 * "杯", 51 * "杯", "a " * 200, "a " * 201, "a-b", "a b", "a.b", "a/b", "../a", "a\\b", ".a"]
+    names = [runs.folder_name(ask(prompt, seed=-10**11, changes=rules)) for prompt in prompts]
+    assert len(set(names)) == len(prompts) and max(len(name.encode()) for name in names) <= 255
+    assert all(name == Path(name).name and name.isprintable() and not name.startswith((".", "-")) for name in names), names
+    kept = [sweep.kept(Path(), name, prompt, -10**11, 12 * "0").name for name in ("a", 80 * "杯") for prompt in prompts]
+    assert max(len(name.encode()) for name in kept) <= 255

@@ -3,10 +3,11 @@ import pytest
 import torch
 
 from dreamlab.cameras import ring
+from dreamlab.memory import Live
 from dreamlab.noise import seeded
 from dreamlab.rules.base import Residual, distill
 from dreamlab.scenes import load
-from dreamlab.scenes.gaussians import Gaussians
+from dreamlab.scenes.gaussians import Gaussians, nearest
 from dreamlab.scenes.picture import Picture
 
 GROUPS = ["means", "quats", "scales", "opacities", "colors"]
@@ -120,3 +121,17 @@ def test_a_picture_refuses_what_it_cannot_show():
         Picture.grey(8).render(ring(1), 64, torch.ones(3))
     with pytest.raises(ValueError, match="2 pictures .* 3 cameras"):
         Picture.grey(8, n=2).render(ring(3))
+
+
+def test_neighbours_among_many_are_those_of_a_search_through_all(generator):
+    points = torch.cat([torch.rand(3000, 3, generator=generator), torch.rand(40, 3, generator=generator) * 30])
+    whole, pieces = nearest(points), nearest(points, many=100)
+    assert whole.shape == (3040, 3) and torch.allclose(whole, pieces, atol=1e-3)
+    away = (points[:, None] - points).norm(dim=-1).topk(4, largest=False).values[:, 1:]
+    assert torch.allclose(whole, away, atol=1e-3)
+
+
+def test_a_hundred_thousand_of_them_take_little_memory(generator):
+    with Live() as live:
+        Gaussians.from_points(torch.rand(100_000, 3, generator=generator), torch.rand(100_000, 3, generator=generator))
+    assert live.most < 2e8

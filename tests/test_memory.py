@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dreamlab.cli import main
-from dreamlab.memory import Live, announce, estimate, free, held
+from dreamlab.memory import Live, announce, climb, estimate, free, held
 from dreamlab.methods import METHODS
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.scenes.growth import Growth
@@ -157,6 +157,30 @@ def test_a_run_that_cannot_fit_is_refused_before_it_allocates(changes, prior, mo
     with pytest.raises(ValueError, match="needs about .* GB of memory, and .* GB are free on cpu: take fewer views"):
         announce(made)
     assert max(drawn) <= 64
+
+
+@pytest.mark.parametrize("method, changes", [
+    ("ball", {"start.points": 200_000}), ("text2image-pixels", {"start.pictures": 256})])
+def test_a_scene_of_too_many_parts_is_refused_before_it_is_drawn(method, changes, prior, monkeypatch):
+    """A few of them are rehearsed first, and a run that fits is said as it is measured."""
+    made = next(iter(METHODS[method].toy.values())).set(changes).build("a red mug", prior)
+    made.resolution = made.resolution and 16
+    monkeypatch.setattr("dreamlab.memory.free", lambda device: 2 * 10**8)
+    drawn = []
+    render = type(made.scene).render
+    monkeypatch.setattr(type(made.scene), "render", lambda scene, *args: drawn.append(len(scene)) or render(scene, *args))
+    with pytest.raises(ValueError, match="needs about .* GB of memory"):
+        announce(made)
+    assert max(drawn) <= len(made.scene) // 8
+
+
+def test_what_cannot_fit_is_not_measured():
+    """Where the line through what was measured says so; it is exact for what grows as a line or as an area."""
+    seen = []
+    measure = lambda n: seen.append(n) or 100 * n + 7  # noqa: E731
+    assert climb(measure, [1, 2, 30], 10**9) == 3007 and seen == [1, 2, 30]
+    assert climb(measure, [1, 2, 30, 400], 1000) == 40007 and seen[3:] == [1, 2]
+    assert climb(lambda n: n * n, [2, 4, 8, 100], 70, power=2) == 10_000 and climb(measure, [5], 1) == 507
 
 
 def test_what_is_free_is_less_than_the_machine_has():
