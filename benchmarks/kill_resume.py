@@ -74,15 +74,14 @@ class Trial:
 
 
 def uninterrupted(trial: Trial) -> tuple[float, dict[str, float]]:
-    """Seconds of the whole run, and after how many each file was there, in that order."""
+    """Seconds of the whole run, and after how many each of the files that it leaves was there."""
     begin, process, seen = time.perf_counter(), trial.start(), {}
     while process.poll() is None:
         for name in trial.files():
-            if not name.endswith(".part"):
-                seen.setdefault(name, time.perf_counter() - begin)
+            seen.setdefault(name, time.perf_counter() - begin)
         time.sleep(0.01)
     trial.succeed(process)
-    return time.perf_counter() - begin, seen
+    return time.perf_counter() - begin, {name: seen[name] for name in trial.files() if name in seen}
 
 
 def strike(trial: Trial, after: str | None, rest: float) -> float | None:

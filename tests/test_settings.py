@@ -192,6 +192,7 @@ def test_every_choice_can_be_made_by_its_name():
     assert name_of(toy.set({"decay": "Exponential", "decay.final": 0.5}).decay) == "Exponential"
     assert isinstance(toy.set(timesteps=Annealed(900, 100)).timesteps, Annealed) and isinstance(toy.decay, Cosine)
     for slot, choices in CHOICES.items():
+        assert len({str(describe(choice)) for choice in choices.values()}) == len(choices), f"two of {slot} have one tag"
         for name, choice in choices.items():
             assert name_of(choice) == name or slot in ("operator", "start", "rule"), (slot, name)
             assert describe(choice)["is"]

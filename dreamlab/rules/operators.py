@@ -31,6 +31,13 @@ class NoisyOperator(nn.Module):
         return self.operator(x) + self.noise
 
 
-OPERATORS = {"ULite": ULite.for_shape,  # makers: (shape, generator) -> operator
-             "LinearOperator": lambda shape, generator=None: LinearOperator(shape),
-             "NoisyOperator": lambda shape, generator=None: NoisyOperator(ULite.for_shape(shape, generator), shape)}
+def linear(shape: tuple[int, ...], generator: torch.Generator | None = None) -> LinearOperator:
+    return LinearOperator(shape)
+
+
+def noisy(shape: tuple[int, ...], generator: torch.Generator | None = None) -> NoisyOperator:
+    return NoisyOperator(ULite.for_shape(shape, generator), shape)
+
+
+# Makers: (shape, generator) -> operator
+OPERATORS = {"ULite": ULite.for_shape, "LinearOperator": linear, "NoisyOperator": noisy}
