@@ -53,9 +53,6 @@ class Growth:
         if not 0 <= self.opacity < self.reset_to < 1:
             raise ValueError(f"0 <= opacity < reset_to < 1 must hold, or a reset removes all: got opacity {self.opacity:g} "
                              f"and reset_to {self.reset_to:g}: change them")
-        if self.since >= self.until:
-            raise ValueError(f"nothing would grow between since = {self.since} and until = {self.until}: raise until, or set "
-                             "growth=none")
         self.load_state_dict({})
 
     def check(self, scene: Scene) -> None:
