@@ -563,7 +563,7 @@ def outcome(action) -> dict:
         raise Slow("it takes more than 20 s")
 
     signal.signal(signal.SIGALRM, late)
-    signal.alarm(20)
+    signal.alarm(90)
     try:
         return action()
     except BaseException as error:
@@ -708,7 +708,7 @@ def results(tmp_path_factory) -> dict[str, dict]:
     if not hasattr(signal, "SIGALRM"):
         pytest.skip("no alarm stops a case that hangs")
     folder = tmp_path_factory.mktemp("cases")
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
     subprocess.run([sys.executable, __file__, folder, results := folder / "results.json"], check=True, env=environment,
     capture_output=True)
     return json.loads(results.read_text())
