@@ -143,15 +143,16 @@ class Orbit:
 
     def __post_init__(self):
         check_fields(self)
-        for name in ("elevation_deg", "radius", "fov_deg", "azimuth_deg"):
-            if isinstance(pair := getattr(self, name), tuple) and pair[0] > pair[1]:
-                raise ValueError(f"{type(self).__name__}.{name} is a range from low to high, got {pair}: swap them")
+        for f in fields(self):
+            if isinstance(pair := getattr(self, f.name), tuple) and pair[0] > pair[1]:
+                raise ValueError(f"{type(self).__name__}.{f.name} is a range from low to high, got {pair}: swap them")
 
     def at(self, step: int, steps: int) -> "Orbit":
         """The ranges at this step of a run."""
         return self
 
-    def sample(self, n: int, generator: torch.Generator) -> Cameras:
+    @checked
+    def sample(self, n: Count, generator: torch.Generator) -> Cameras:
         """n cameras: one azimuth in each of n equal sectors, the sectors moved around by a common random amount."""
         start, jitter, el, r = torch.rand(1 + 3 * n, generator=generator).split([1, n, n, n])
         (a0, a1), (e0, e1), (r0, r1) = self.azimuth_deg, self.elevation_deg, self.radius
@@ -186,6 +187,12 @@ class LucidOrbit(Orbit):
     narrower: Annotated[float, Range(0, 1, "low")] = 0.75
     narrowest: Fov = 9.2  # 0.16 radians
     wider: Annotated[float, Range(1, 10)] = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.narrowest > self.fov_deg[1]:
+            raise ValueError(f"narrowest must be at most {self.fov_deg[1]:g}, where fov_deg ends, got {self.narrowest:g}: "
+                             "lower it")
 
     def at(self, step: int, steps: int) -> Orbit:
         k = int(step / max(steps, 1) / self.every + 1e-9)

@@ -32,17 +32,21 @@ class Range:
         return f"in {left}{self.low:.12g}, {self.high:.12g}{right}"
 
 
+@dataclass(frozen=True)
 class Line:
-    """A text with something in it, that a line can hold."""
+    """A text that a line can hold, with something in it unless it may be ``empty``."""
+
+    empty: bool = False
 
     def __contains__(self, value: str) -> bool:
-        return bool(value.strip()) and value.isprintable()
+        return (self.empty or bool(value.strip())) and value.isprintable()
 
     def __str__(self) -> str:
-        return "of one line that is not empty"
+        return "of one line" if self.empty else "of one line that is not empty"
 
 
 Name = Annotated[str, Line()]
+Text = Annotated[str, Line(empty=True)]
 Count = Annotated[int, Range(1, 10**6)]
 LARGEST = 1e9  # of any number: beyond it float32 overflows within a few products
 Positive = Annotated[float, Range(0, open="low")]

@@ -312,6 +312,7 @@ class Work:
                    "distilling" if n == 1 else f"{self.name}, part {i} of {n}")
 
 
+@checked
 def work(asked: Asked, folder: Path | None = None, until: str | None = None, prior: Prior | None = None,
          always: bool = False) -> Iterator[Work]:
     """The parts that are not done, one after the other; each is done when the next is asked for, and its scene is kept then.

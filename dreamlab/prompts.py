@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamlab.cameras import VIEW_NAMES, Cameras
-from dreamlab.checks import check, check_fields
+from dreamlab.checks import Text, check, check_fields
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,9 @@ class ViewPrompts:
     """
 
     prior: Any
-    text: str
-    null: str = ""
-    negative: str | None = None
+    text: Text
+    null: Text = ""
+    negative: Text | None = None
     views: bool = True
     interpolate: bool = False
     perp_neg: bool = False

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dreamlab import memory, scenes
-from dreamlab.checks import checked
+from dreamlab.checks import Name, checked
 from dreamlab.export import to_uint8
 from dreamlab.files import try_writing, write_json
 from dreamlab.pipeline import Asked, Work, work
@@ -23,7 +23,7 @@ from dreamlab.stage import read
 
 
 @checked
-def dream(asked: Asked, out: Path | str = Path("runs"), until: str | None = None, prior: Prior | None = None) -> Path:
+def dream(asked: Asked, out: Path | Name = Path("runs"), until: str | None = None, prior: Prior | None = None) -> Path:
     """Run what is asked for, or what is left of it, and leave pictures, measures and settings of each part in a folder.
 
     The folder is named after the prompt, the method, the rule where it is another than the method's, and the seed. The same

@@ -37,7 +37,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from dreamlab.checks import checked, fits, shown
+from dreamlab.checks import Name, checked, fits, shown
 from dreamlab.files import sweep_strays, try_writing, writing
 from dreamlab.memory import refused
 from dreamlab.methods import method
@@ -192,7 +192,9 @@ def sheet(rows: list[dict], out: Path, keep: Path = Path("runs/sweep"), views: S
         picture.save(part, Path(out).suffix[1:].upper(), quality=80, method=6)
 
 
-def sweep(table: Path, out: Path, scheduler: str | None = None, keep: Path = Path("runs/sweep")) -> list[dict]:
+@checked
+def sweep(table: Path | Name, out: Path | Name, scheduler: str | None = None,
+          keep: Path | Name = Path("runs/sweep")) -> list[dict]:
     """Run what a table asks for and ``out`` does not have yet. Rows go to ``out`` as they come, files to folders in ``keep``.
 
     One after the other in this process, or on the workers of the Dask ``scheduler`` at an address such as

@@ -153,7 +153,12 @@ TOGETHER = [
     ("scale", "--method", "field", "--set", "regularise=Smooth"),
     ("GB", "--method", "ball", "--set", "start.points=60", "--set", "views=4096", "--set", "resolution=8192"),
     ("GB", "--method", "field", "--set", "start.samples=512", "--set", "resolution=8192"),
-    ("CUDA", "--tier", "paper"), ("steps", "--steps", "3", "--set", "steps=4"),
+    ("CUDA", "--tier", "paper"),
+    *((shows, "--set", f"prompts.null={text}") for shows, text in (
+        ("\\n", "a\nb"), ("\\x00", "a\0b"), ("\\ud800", "a\ud800"), ("word", 300 * "word "))),
+    ("90", "--set", "cameras=LucidOrbit", "--set", "cameras.narrowest=90"),
+    ("(9", "--set", "cameras=LucidOrbit", "--set", "cameras.nearest=[9, 1]"),
+    ("steps", "--steps", "3", "--set", "steps=4"),
     ("steps", "--set", "steps=3", "--set", "steps=3"),
     ("steps", "--set", "steps=3", "--set", "shape.steps=4"),
 ]
@@ -456,6 +461,8 @@ PYTHON = [
            ("[2, 1", "torch.ones(2), x, x, x"), ("(1, 1", "x[None], x[None], x[None], x[None]"),
            ("None", "x, x, x, None"), ("(3", "x, x, x, x, torch.ones(3)"), ("not finite", "x, x, x, x, torch.ones(1, 3) / 0"),
            ("not finite", "x, x, x, x, None, x / 0")),
+    *calls("Orbit().sample({}, g)", ("0", "0"), ("'a'", "'a'")), *calls("list(work({}))", ("3", "3")),
+    *calls("sweep.sweep({})", ("3", "3, 'a.csv'"), ("''", "'good.toml', ''")),
     *calls("orbit({})", ("'front'", "'front'"), ("None", "None"), ("nan", "float('nan')"), ("[3, 2", "[0, 1, 2], [0, 1]"),
            ("0", "0, radius=0")),
     *calls("ring({})", ("0", "0"), ("-1", "-1"), ("2.5", "2.5"), ("'3'", "'3'"), ("True", "True"), ("0", "3, radius=0"),

@@ -205,8 +205,9 @@ def test_views_of_a_condition_are_mixed_as_those_of_its_tensors():
 @pytest.mark.parametrize("settings, message", [
     ({"interpolate": True}, "ViewPrompts.interpolate moves between the views, and views is False: set views=True or leave "),
     ({"perp_neg": True}, "ViewPrompts.perp_neg moves between the views, and views is False: .* perp_neg out"),
-    ({"text": 3}, "ViewPrompts.text must be a text, got 3"), ({"views": "no"}, "views must be true or false, got 'no'"),
-    ({"negative": 0.5}, "ViewPrompts.negative must be a text or none, got 0.5")])
+    ({"text": 3}, "ViewPrompts.text must be a text of one line, got 3"),
+    ({"views": "no"}, "views must be true or false, got 'no'"),
+    ({"negative": 0.5}, "ViewPrompts.negative must be a text of one line or none, got 0.5")])
 def test_view_prompts_name_what_does_not_fit(settings, message):
     with pytest.raises(ValueError, match=message):
         again(ViewPrompts(pixels(), "warm"), **{"views": False} | settings)

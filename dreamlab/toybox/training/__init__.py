@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-from dreamlab.checks import Count, Range, checked, shown
+from dreamlab.checks import Count, Name, Range, checked, shown
 from dreamlab.files import try_writing
 from dreamlab.toybox.dataset import Views
 from dreamlab.toybox.training.judge import train_judge
@@ -16,7 +16,7 @@ from dreamlab.toybox.training.prior import train_prior, train_vae
 
 
 @checked
-def main(name: str, out: str | Path = "runs/toybox", per_kind: Count = 480,
+def main(name: str, out: Name | Path = "runs/toybox", per_kind: Count = 480,
          steps: Annotated[int, Range(1, 10**7)] | None = None, batch: Count | None = None) -> Path:
     """Train the part ``name``; ``out`` keeps views, checkpoints and results. None: steps and batch of the bundled weights."""
     parts = {"vae": train_vae, "prior": train_prior, "points": train_points, "judge": train_judge}
