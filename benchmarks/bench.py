@@ -14,6 +14,7 @@ from dreamlab.files import write_json
 from dreamlab.methods import METHODS
 from dreamlab.noise import randn, seeded
 from dreamlab.stage import advance, make_optimiser
+from dreamlab.threads import threads
 
 
 def milliseconds(work, repeats: int = 5) -> float:
@@ -52,7 +53,10 @@ def bench_step() -> dict[str, float]:
              "U-Lite forward + backward + Adam": lambda: stage.rule.fit(x, x)}
     cost = {name: milliseconds(work) for name, work in parts.items()}
     cost["whole step"] = milliseconds(lambda: advance(stage, adam, 0))
-    return cost
+    for n in (1, 2, 1, 2):
+        with threads(n):
+            cost.setdefault(f"whole step, threads: {n}", []).append(milliseconds(lambda: advance(stage, adam, 0), 15))
+    return {name: min(ms) if isinstance(ms, list) else ms for name, ms in cost.items()}
 
 
 def main():

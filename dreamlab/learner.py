@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamlab.checks import Positive, Range, check_fields
+from dreamlab.threads import gradients
 
 # Of the loss while it is differentiated: in fp16 the gradients of a mean would vanish. A power of two, so exact elsewhere
 SCALE = 2.0**12
@@ -38,26 +39,31 @@ class Learner:
         self.module = module
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         # nn.Identity() has no parameters, and is one of the limits of VDM
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr, weight_decay=weight_decay) if self.parameters else None
+        self.optimizer = None
+        if self.parameters:
+            self.optimizer = torch.optim.AdamW(self.parameters.values(), lr, weight_decay=weight_decay, foreach=True)
 
     def to(self, device: torch.device) -> None:
-        """Module and moments, moved to ``device``."""
+        """Module and moments, moved to ``device``, unless they are there."""
+        if all(p.device == device for p in self.module.parameters()):
+            return
         self.module.to(device)
         for moments in self.optimizer.state.values() if self.optimizer else ():
             moments.update({k: v.to(device) for k, v in moments.items() if k != "step"})
 
-    def step(self, loss: Tensor) -> Tensor:
-        """One step down ``loss``, which comes back detached. FloatingPointError, and no step, if a gradient is not finite."""
+    def step(self, *losses: Tensor) -> Tensor:
+        """One step down the sum of ``losses``, of the pieces of a batch; it comes back detached. FloatingPointError, and no
+        step, if a gradient is not finite."""
         if self.optimizer:
-            self.optimizer.zero_grad()
-            (SCALE * loss).backward()
-            gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-            torch._foreach_div_(gradients, SCALE)
-            if gradients and not torch.stack(torch._foreach_norm(gradients)).isfinite().all():
+            leaves = list(self.parameters.values())
+            for p, g in zip(leaves, gradients(lambda loss: SCALE * loss, losses, leaves), strict=True):
+                p.grad = None if g is None else g / SCALE
+            found = [p.grad for p in leaves if p.grad is not None]
+            if found and not torch.stack(torch._foreach_norm(found)).isfinite().all():
                 raise FloatingPointError(f"the gradient of {type(self.module).__name__}'s loss is not finite: lower its rate "
                                          "or the guidance")
             self.optimizer.step()
-        return loss.detach()
+        return sum(loss.detach() for loss in losses)
 
     def state_dict(self) -> dict[str, Tensor]:
         """``NAME`` and Adam's ``adam.NAME.{step, exp_avg, exp_avg_sq}``, copied."""

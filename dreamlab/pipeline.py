@@ -26,6 +26,7 @@ from dreamlab.scenes.growth import Growth
 from dreamlab.schedules import Timesteps, constant
 from dreamlab.settings import chosen, describe, difference, options, owner, validate
 from dreamlab.stage import Pixels, Rate, Stage, Step, Steps, Views, read, rgb, run
+from dreamlab.threads import sharing
 from dreamlab.toybox.dataset import backgrounds
 
 TIERS = ("toy", "paper")
@@ -126,10 +127,14 @@ class Part:
         long is found out before any work. ValueError where the run wants a GPU, or its kernels, and there are none.
         """
         prior = prior or load_prior(self)
+        with sharing(prior.device):  # the same bits for any number of threads
+            return self._build(prompt, prior, seed, earlier or alone, begun)
+
+    def _build(self, prompt: str, prior: Prior, seed: int, earlier: Callable[[str], Scene], begun: Scene | None) -> Stage:
         prompts = self.prompts(prior, prompt)
         rule = self.rule(prior, seed=seed)
         check_prompts(prompts, rule)
-        begin = Begin(prompt, prior, stream(seed, "start"), earlier or alone)
+        begin = Begin(prompt, prior, stream(seed, "start"), earlier)
         scene = (begun or self.start(begin)).to(prior.device)
         rates, leaves = scene.rates if self.rates is None else self.rates, scene.parameters()
         if other := rates.keys() - {name.split(".")[0] for name in leaves}:

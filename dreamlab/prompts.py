@@ -88,6 +88,11 @@ def expand(cond: Cond, n: int) -> Cond:
     return cond.expand(n) if isinstance(cond, Condition) else cond.expand(n, *cond.shape[1:])
 
 
+def take(cond: Cond, rows: slice) -> Cond:
+    """Some rows of a condition that has them all."""
+    return cond.map(lambda v: v[rows]) if isinstance(cond, Condition) else cond[rows]
+
+
 def rows(cond: Cond) -> Sequence[Cond]:
     """Its rows, as conditions of one."""
     return cond.split() if isinstance(cond, Condition) else cond.split(1)

@@ -18,7 +18,7 @@ from dreamlab.cameras import Cameras, Orbit
 from dreamlab.checks import Count, Positive, Range, check_fields, checked, shown, unbound
 from dreamlab.files import writing
 from dreamlab.learner import Adam, select
-from dreamlab.noise import Seed, randn, seeded
+from dreamlab.noise import Seed, randn, seeded, stream
 from dreamlab.priors.base import Prior
 from dreamlab.priors.critic import comparable
 from dreamlab.prompts import Prompt
@@ -26,6 +26,7 @@ from dreamlab.rules.base import Residual, Rule, distill
 from dreamlab.scenes.base import Scene
 from dreamlab.scenes.growth import Growth
 from dreamlab.schedules import constant
+from dreamlab.threads import each, gradients, pieces, sharing
 from dreamlab.types import Render
 
 Steps = Annotated[int, Range(0, 10**7)]
@@ -197,27 +198,45 @@ def rate_at(rate: float | tuple[float, float], share: float) -> float:
     return first * (last / first) ** share if first != last else first
 
 
-@torch.enable_grad()  # also in a notebook that has switched gradients off
 def advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:
-    """One step: cameras, render, noise, residual, gradient, Adam."""
+    """One step: cameras, render, noise, residual, gradient, Adam. On a CPU the views are drawn, encoded and differentiated in
+    pieces, on as many threads as torch has, with the same bits for any number of them; the rule sees all of them at once."""
+    with sharing(stage.prior.device), torch.enable_grad():  # also in a notebook that has switched gradients off
+        return _advance(stage, optimiser, step)
+
+
+def _advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:
     generator = seeded(stage.seed, step)
     for group in optimiser.param_groups:
         rate = rate_at(stage.rates[group["name"]], step / max(stage.steps - 1, 1))
         group["lr"] = rate * stage.decay(step, stage.steps)
     cameras = (stage.cameras or Orbit()).at(step, stage.steps).sample(stage.views, generator)
     background = stage.background(stage.views, generator)
-    render, x = stage.look(stage.scene, stage.prior, cameras, stage.resolution, background, generator)
+
+    def look(rows: slice) -> tuple[Render | None, Tensor]:
+        jitter = stream(stage.seed, "jitter", step * stage.views + rows.start)
+        return stage.look(stage.scene, stage.prior, cameras[rows], stage.resolution, background[rows], jitter)
+
+    shares = pieces(stage.views) if stage.cameras else [slice(0, stage.views)]  # a picture is looked at whole
+    renders, seen = zip(*each(look, shares), strict=True)
+    x = torch.cat([part.detach() for part in seen])
     t = stage.timesteps(step, stage.steps, len(x), generator).to(x.device)
     eps = randn(tuple(x.shape), generator).to(x)
-    residual = stage.rule(stage.prior, x.detach(), t, eps, stage.prompts(cameras), cameras)
-    loss = distill(x, residual) / len(x)
-    if stage.regularise:
-        loss = loss + stage.regularise(stage.scene, render)
-    for leaf in stage.scene.parameters().values():
-        leaf.grad = None
-    loss.backward()
-    gradients = [p.grad for group in optimiser.param_groups for p in group["params"]]
-    norm = torch.stack([g.norm() for g in gradients]).norm().item()
+    residual = stage.rule(stage.prior, x, t, eps, stage.prompts(cameras), cameras)
+
+    def loss(part: tuple) -> Tensor:
+        seen, render, *of = part
+        total = distill(seen, Residual(*of)) / len(x)
+        return total + stage.regularise(stage.scene, render) * (len(seen) / len(x)) if stage.regularise else total
+
+    sizes = [len(part) for part in seen]
+    parts = [*zip(seen, renders, residual.value.split(sizes), residual.weight.split(sizes), strict=True)]
+    leaves = [leaf for group in optimiser.param_groups for leaf in group["params"]]
+    found = gradients(loss, parts, leaves)
+    for leaf, gradient in zip(leaves, found, strict=True):
+        leaf.grad = gradient
+    norm = torch.stack([g.norm() for g in found if g is not None]).norm().item()
+    render = renders[0] and Render.cat(renders)
     if not norm < float("inf"):
         raise FloatingPointError(f"the gradient of step {step} is not finite (norm {norm}); the scene is as it was before "
                                  "it: lower the rates or the guidance")
@@ -234,9 +253,9 @@ def snapshot(stage: Stage, optimiser: torch.optim.Optimizer) -> dict[str, Tensor
     tensors = {f"scene.{k}": v for k, v in stage.scene.parameters().items()}
     for i, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in moments.items()}
-    tensors |= {f"rule.{k}": v for k, v in stage.rule.state_dict().items()}
     tensors |= {f"growth.{k}": v for k, v in stage.growth.state_dict().items()} if stage.growth else {}
-    return {k: v.detach().contiguous().clone() for k, v in tensors.items()}
+    copies = {k: v.detach().contiguous().clone() for k, v in tensors.items()}
+    return copies | {f"rule.{k}": v for k, v in stage.rule.state_dict().items()}  # a rule's state is a copy already
 
 
 def save(stage: Stage, optimiser: torch.optim.Optimizer, path: Path, done: int, tag: str) -> None:

@@ -10,8 +10,10 @@
 * Guidance ``s`` is diffusers': ``null + s * (positive - null)``, so s = 1 means none.
 * Whatever is random takes a ``torch.Generator``.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -35,3 +37,14 @@ class Render:
     normal: Float[Tensor, "b h w 3"] | None = None
     means2d: Float[Tensor, "b n 2"] | None = None
     radii: Float[Tensor, "b n 2"] | None = None
+
+    @classmethod
+    def cat(cls, renders: Sequence["Render"]) -> "Render":
+        """The views of all, without their history; the centres keep the gradient that they have."""
+        if len(renders) == 1:
+            return renders[0]
+        columns = {name: [getattr(render, name) for render in renders] for name in vars(renders[0])}
+        whole = cls(**{name: None if of[0] is None else torch.cat([x.detach() for x in of]) for name, of in columns.items()})
+        if all(x is not None and x.grad is not None for x in columns["means2d"]):
+            whole.means2d.grad = torch.cat([x.grad for x in columns["means2d"]])
+        return whole

@@ -13,7 +13,8 @@ from dreamlab.cameras import Orbit
 from dreamlab.checks import Count, Positive, Range, check, check_fields
 from dreamlab.files import writing
 from dreamlab.noise import Schedule, ddim_sample, randn
-from dreamlab.prompts import Cond, Prompt, cat, check_condition, expand
+from dreamlab.prompts import Cond, Prompt, cat, check_condition, expand, take
+from dreamlab.threads import each, pieces
 from dreamlab.types import Images, Sample, Steps
 
 Guidance = Annotated[float, Range(1)]  # diffusers' s, 1 for none
@@ -122,7 +123,8 @@ class Prior(ABC):
         for cond in conds:
             check_condition(cond)
         k, cond = len(conds), cat([expand(c, n) for c in conds])
-        return self._eps(x_t.repeat(k, *[1] * (x_t.ndim - 1)), t.repeat(k), cond).split(n)
+        x_t, t = x_t.repeat(k, *[1] * (x_t.ndim - 1)), t.repeat(k)
+        return torch.cat(each(lambda rows: self._eps(x_t[rows], t[rows], take(cond, rows)), pieces(k * n))).split(n)
 
     def predict(self, x_t: Sample, t: Steps, prompt: Prompt, *more) -> tuple[Sample, ...]:
         """eps_y, eps_null, and what is predicted under ``more`` conditions, from one batched call.

@@ -6,6 +6,7 @@ Three of them: LoRA on the prior's own UNet or another (VSD, arXiv 2305.16213), 
 """
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -18,7 +19,8 @@ from dreamlab.noise import randn, stream, subseed
 from dreamlab.priors.base import Prior
 from dreamlab.priors.diffusion import DiffusionPrior, unet_eps
 from dreamlab.priors.mixture import GaussianMixturePrior
-from dreamlab.prompts import Cond, Condition, expand
+from dreamlab.prompts import Cond, Condition, expand, take
+from dreamlab.threads import each, pieces
 from dreamlab.types import Sample, Steps
 
 
@@ -100,20 +102,29 @@ class LearnedCritic(Critic):
     def _eps(self, x_t: Sample, t: Steps, cond: Cond, camera: Cameras | None) -> Sample:
         """As ``eps``, differentiable in what is learnt."""
 
+    def _each(self, function: Callable, n: int, cond: Cond, camera: Cameras | None) -> list[Tensor]:
+        """``function(rows, cond, camera)`` of the pieces of a batch of n."""
+        cond = expand(cond, n)
+        return each(lambda rows: function(rows, take(cond, rows), camera and camera[rows]), pieces(n))
+
     @torch.no_grad()
     def eps(self, x_t, t, cond, camera=None):
-        return self._eps(x_t, t, cond, camera)
+        return torch.cat(self._each(lambda rows, *given: self._eps(x_t[rows], t[rows], *given), len(x_t), cond, camera))
 
     def fit(self, x, t, eps, cond, camera=None, pull=0.0):
         """The loss is the mean square in what the base predicts: noise, or velocity, whose error is the noise's / alpha_t."""
         x_t = self.prior.add_noise(x.detach(), eps, t)
         with torch.no_grad():
             target = self.target(x_t, t, eps, cond, pull)
-        with torch.enable_grad():
-            error = self._eps(x_t, t, cond, camera) - target
+
+        def loss(rows: slice, *given) -> Tensor:
+            error = self._eps(x_t[rows], t[rows], *given) - target[rows]
             if self.base.prediction == "v_prediction":
-                error = error / self.base.schedule.alpha(t, x_t)
-            loss = self.learner.step(error.square().mean())
+                error = error / self.base.schedule.alpha(t[rows], error)
+            return error.square().sum() / x_t.numel()
+
+        with torch.enable_grad():
+            loss = self.learner.step(*self._each(loss, len(x), cond, camera))
         self.fits += 1
         return loss
 

@@ -23,7 +23,7 @@ BLUR = 0.3  # pixels^2 added to C: nothing is much thinner than a pixel
 NEAR = 0.01  # world units: a centre nearer to the camera's plane than this, or behind it, is not drawn
 ALPHA_MAX, ALPHA_MIN = 0.999, 1 / 255  # never quite opaque; below one grey level, not there
 TILE = 8  # pixels: the pixels of a tile share one list of Gaussians
-BLOCK = 1 << 17  # (pixel, Gaussian) pairs composited at once: what fits a processor's cache
+BLOCK = 1 << 18  # (pixel, Gaussian) pairs composited at once: what fits a processor's cache
 
 
 def splat(means: Float[Tensor, "n 3"], quats: Float[Tensor, "n 4"], scales: Float[Tensor, "n 3"],
@@ -106,12 +106,14 @@ def rasterize(means2d: Float[Tensor, "b n 2"], conics: Float[Tensor, "b n 3"], d
     """Composited features, and coverage. Tiles with lists of like length go together, padded with an empty Gaussian."""
     b, n, c = features.shape
     side = -(-resolution // TILE)
-    ids, starts, counts = tile_lists(means2d.detach(), depths.detach(), radii, side)
+    ids, starts, counts = tile_lists(*(x.detach() for x in (means2d, conics, depths, radii, opacities)), side)
     log_opacities = opacities.clamp(min=torch.finfo(opacities.dtype).tiny).log().expand(b, n)
-    table = torch.cat([log_opacities[..., None], means2d, conics, features], -1).reshape(b * n, 6 + c)
-    table = torch.cat([table, F.pad(table.new_full((1, 1), -1e9), (0, 5 + c))])  # the empty one: log opacity -1e9
+    features = torch.cat([features, torch.ones_like(features[..., :1])], -1)  # coverage is what a feature of 1 adds up to
+    table = torch.cat([log_opacities[..., None], means2d, conics, features], -1).reshape(b * n, 7 + c)
+    table = torch.cat([table, F.pad(table.new_full((1, 1), -1e9), (0, 6 + c))])  # the empty one: log opacity -1e9
     ids = F.pad(ids, (0, 1), value=b * n)
-    pixel = torch.arange(TILE).to(table)[:, None] + 0.5
+    v, u = torch.cartesian_prod(*2 * [torch.arange(TILE).to(table) + 0.5 - TILE / 2]).unbind(-1)  # from a tile's centre
+    basis = torch.stack([torch.ones_like(u), u, v, -u * u / 2, -u * v, -v * v / 2], -1)
     order = counts.argsort(descending=True, stable=True)
     longest, pixels, done = counts[order].clamp(min=1).tolist(), [], 0
     while done < len(order):
@@ -119,25 +121,47 @@ def rasterize(means2d: Float[Tensor, "b n 2"], conics: Float[Tensor, "b n 3"], d
         k = torch.arange(longest[done], device=table.device)
         slots = torch.where(k < counts[tiles, None], starts[tiles, None] + k, len(ids) - 1)
         near_to_far = table.index_select(0, ids[slots].flatten()).unflatten(0, slots.shape)
-        log_opacity, mx, my, xx, xy, yy = near_to_far[:, None, :, :6].unbind(-1)
-        dx = (tiles % side * TILE)[:, None, None] + pixel - mx  # (tile, column of pixels, Gaussian)
-        dy = ((tiles // side % side * TILE)[:, None, None] + pixel - my)[:, :, None]  # (tile, row, 1, Gaussian)
-        at_row = (log_opacity - xx * dx * dx / 2)[:, None]  # log alpha is this at dy = 0, and quadratic in dy
-        log_alpha = at_row - ((xy * dx)[:, None] + (yy[:, None] * dy / 2)) * dy
-        alpha = F.threshold(log_alpha.flatten(1, 2).exp().clamp(max=ALPHA_MAX), ALPHA_MIN, 0)  # (tile, pixel, Gaussian)
-        T = F.pad((1 - alpha).cumprod(-1), (1, 0), value=1)
-        weights = T[..., :-1] - T[..., 1:]  # = T_k alpha_k
-        pixels.append(torch.cat([weights @ near_to_far[..., 6:], 1 - T[..., -1:]], -1))
+        log_opacity, mx, my, xx, xy, yy = near_to_far[..., :6].unbind(-1)
+        mx, my = mx - (tiles % side + 0.5)[:, None] * TILE, my - (tiles // side % side + 0.5)[:, None] * TILE
+        x, y = xx * mx + xy * my, xy * mx + yy * my
+        quadratic = torch.stack([log_opacity - (x * mx + y * my) / 2, x, y, xx, xy, yy], 1)  # log alpha, in u and v
+        pixels.append(Composite.apply(basis @ quadratic, near_to_far[..., 6:]))
         done += len(tiles)
     image = torch.cat(pixels)[order.argsort()].reshape(b, side, side, TILE, TILE, c + 1).transpose(2, 3)
     image = image.reshape(b, side * TILE, side * TILE, c + 1)[:, :resolution, :resolution]
     return image[..., :c], image[..., c:]
 
 
-def tile_lists(means2d: Float[Tensor, "b n 2"], depths: Float[Tensor, "b n"], radii: Float[Tensor, "b n 2"], side: int
+class Composite(torch.autograd.Function):
+    """sum_k T_k alpha_k f_k over the last axis of log alpha (..., p, k), with f (..., k, c). Its gradient in closed form is
+
+        d / d log alpha_k = T_k alpha_k s_k - alpha_k / (1 - alpha_k) sum_{j > k} T_j alpha_j s_j,   s_k = <gradient, f_k>,
+
+    where alpha_k lies between its bounds, and 0 elsewhere.
+    """
+
+    @staticmethod
+    def forward(ctx, log_alpha: Tensor, f: Tensor) -> Tensor:
+        alpha = F.threshold_(log_alpha.exp().clamp_(max=ALPHA_MAX), ALPHA_MIN, 0)
+        weights = alpha.clone()
+        weights[..., 1:] *= (1 - alpha).cumprod(-1)[..., :-1]  # T_k
+        ctx.save_for_backward(alpha, weights, f)
+        return weights @ f
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        alpha, weights, f = ctx.saved_tensors
+        mine = (gradient @ f.mT).mul_(weights)
+        sums = mine.cumsum(-1)
+        behind = sums[..., -1:] - sums
+        return (mine - behind.mul_(alpha / (1 - alpha))).mul_(alpha < ALPHA_MAX), weights.mT @ gradient
+
+
+def tile_lists(means2d: Float[Tensor, "b n 2"], conics: Float[Tensor, "b n 3"], depths: Float[Tensor, "b n"],
+               radii: Float[Tensor, "b n 2"], opacities: Float[Tensor, "n"], side: int
                ) -> tuple[Int[Tensor, "pairs"], Int[Tensor, "tiles"], Int[Tensor, "tiles"]]:
-    """For each of b * side * side tiles the Gaussians (camera * n + index) whose box touches it, nearest first: all
-    lists joined, where each starts, and how long it is."""
+    """For each of b * side * side tiles the Gaussians (camera * n + index) of which one pixel may have alpha >= 1/255, nearest
+    first: all lists joined, where each starts, and how long it is."""
     b, n = depths.shape
     ids = (depths.argsort(dim=-1, stable=True) + n * torch.arange(b, device=depths.device)[:, None]).flatten()
     first = ((means2d - radii) / TILE).floor().clamp(0, side).long().reshape(-1, 2)[ids]
@@ -146,7 +170,17 @@ def tile_lists(means2d: Float[Tensor, "b n 2"], depths: Float[Tensor, "b n"], ra
     count = width * height
     pair = torch.arange(len(ids), device=ids.device).repeat_interleave(count)
     k = torch.arange(len(pair), device=ids.device) - (count.cumsum(0) - count)[pair]  # place in its Gaussian's box
-    row, column = first[pair, 1] + k // width[pair], first[pair, 0] + k % width[pair]
-    tile, by_tile = ((ids[pair] // n * side + row) * side + column).sort(stable=True)  # stable: depth order stays
+    row, column, ids = first[pair, 1] + k // width[pair], first[pair, 0] + k % width[pair], ids[pair]
+    # The least (p - m')^T A (p - m') / 2 of a tile is 0, with m' inside, or lies on a side that faces m'
+    xx, xy, yy = conics.reshape(-1, 3)[ids].unbind(-1)
+    low = torch.stack([column, row], -1) * TILE + 0.5 - means2d.reshape(-1, 2)[ids]
+    (x0, y0), (x1, y1) = low.unbind(-1), (low + (TILE - 1)).unbind(-1)
+    clamp = lambda x, least, most: x.maximum(least).minimum(most)  # noqa: E731
+    form = lambda x, y: (xx * x * x + yy * y * y) / 2 + xy * x * y  # noqa: E731
+    x, y = clamp(0 * xx, x0, x1), clamp(0 * xx, y0, y1)
+    least = form(x, clamp(-xy * x / yy, y0, y1)).minimum(form(clamp(-xy * y / xx, x0, x1), y))
+    touched = (~(least > (opacities / ALPHA_MIN).log()[ids % n] + 1e-3)).nonzero()[:, 0]  # what is not a number stays
+    ids, row, column = ids[touched], row[touched], column[touched]
+    tile, by_tile = ((ids // n * side + row) * side + column).sort(stable=True)  # stable: depth order stays
     counts = torch.bincount(tile, minlength=b * side * side)
-    return ids[pair][by_tile], counts.cumsum(0) - counts, counts
+    return ids[by_tile], counts.cumsum(0) - counts, counts

@@ -44,7 +44,7 @@ class Rule:
 
     ``weight`` is w(schedule, t). Where there is a ``guidance`` s it is diffusers'. ``reads_negative``, ``reads_perp``: whether
     the prompt's counts for it. ``timesteps``: those that the rule must be run at, None: any. Rules that learn override the
-    state, a flat dict of tensors that a checkpoint holds as safetensors. ValueError for a field outside its range.
+    state, a flat dict of copies that a checkpoint holds as safetensors. ValueError for a field outside its range.
     """
 
     weight: Callable

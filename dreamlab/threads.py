@@ -1,0 +1,89 @@
+"""Two cores that count: a step's views are shared out over threads, in pieces that do not depend on how many threads there are.
+
+A step on a CPU is many small operations, and threads inside an operation wait for each other longer than they work. So within
+:func:`sharing` an operation has one thread, and :func:`each` gives whole pieces of the batch to as many threads as torch had
+(``torch.set_num_threads``, ``OMP_NUM_THREADS``). The pieces, and the order in which their gradients are added, are the same for
+any number of threads: so are the bits.
+"""
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+PIECES = 2  # of a batch at most: more of them cost more than further cores of a laptop bring
+In, Out = TypeVar("In"), TypeVar("Out")
+_crew: ContextVar[ThreadPoolExecutor | None] = ContextVar("crew", default=None)
+_pieces: ContextVar[int] = ContextVar("pieces", default=1)
+
+
+@lru_cache(maxsize=1)
+def crew(n: int) -> ThreadPoolExecutor:
+    """n threads, in each of which an operation has one thread."""
+    return ThreadPoolExecutor(n, "dreamlab", lambda: torch.set_num_threads(1))
+
+
+@contextmanager
+def threads(n: int) -> Iterator[int]:
+    """Inside, an operation has n threads; gives how many it had."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield before
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def sharing(device: torch.device) -> Iterator[None]:
+    """Inside, on a CPU, batches come in pieces, operations have one thread, and pieces as many as operations had before. On
+    another device nothing changes."""
+    if device.type != "cpu" or _pieces.get() > 1:
+        yield
+        return
+    with threads(1) as n:
+        tokens = _pieces.set(PIECES), _crew.set(crew(min(n, PIECES)) if n > 1 else None)
+        try:
+            yield
+        finally:
+            _pieces.reset(tokens[0])
+            _crew.reset(tokens[1])
+
+
+def pieces(n: int) -> list[slice]:
+    """The rows of a batch of n, in pieces; in one where nothing is shared."""
+    k = min(_pieces.get(), n)
+    return [slice(i * n // k, (i + 1) * n // k) for i in range(k)] or [slice(0, 0)]
+
+
+def each(function: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
+    """``[function(item) for item in items]``, on the threads that are shared. All have ended when it returns, or raises the
+    error of the first that failed."""
+    if len(items) < 2:
+        return [function(item) for item in items]
+    if (workers := _crew.get()) is None:
+        token = _pieces.set(1)  # a piece has no pieces, as in a thread
+        try:
+            return [function(item) for item in items]
+        finally:
+            _pieces.reset(token)
+    gradients = torch.is_grad_enabled()  # each thread has its own
+
+    def work(item: In) -> Out:
+        with torch.set_grad_enabled(gradients):
+            return function(item)
+
+    futures = [workers.submit(work, item) for item in items]
+    wait(futures)
+    return [future.result() for future in futures]
+
+
+def gradients(loss: Callable[[In], Tensor], items: Sequence[In], leaves: Sequence[Tensor]) -> list[Tensor | None]:
+    """Those of the sum of ``loss(item)``, added in the order of the items; None for a leaf that none of them reaches."""
+    found = each(lambda item: torch.autograd.grad(loss(item), leaves, allow_unused=True), items)
+    parts = [[part for part in of if part is not None] for of in zip(*found, strict=True)]
+    return [sum(of[1:], of[0]) if of else None for of in parts]
