@@ -17,14 +17,18 @@ from torch import Tensor
 
 PIECES = 2  # of a batch at most: more of them cost more than further cores of a laptop bring
 In, Out = TypeVar("In"), TypeVar("Out")
-_crew: ContextVar[ThreadPoolExecutor | None] = ContextVar("crew", default=None)
+_crew: ContextVar[tuple[ThreadPoolExecutor, ...]] = ContextVar("crew", default=())
 _pieces: ContextVar[int] = ContextVar("pieces", default=1)
 
 
 @lru_cache(maxsize=1)
-def crew(n: int) -> ThreadPoolExecutor:
-    """n threads, in each of which an operation has one thread."""
-    return ThreadPoolExecutor(n, "dreamlab", lambda: torch.set_num_threads(1))
+def crew() -> tuple[ThreadPoolExecutor, ...]:
+    """A thread for each piece, in which an operation has one thread.
+
+    A piece's own thread draws it and differentiates it: autograd adds up in the order in which a thread made the graph, and
+    knows no order between two threads.
+    """
+    return tuple(ThreadPoolExecutor(1, "dreamlab", lambda: torch.set_num_threads(1)) for _ in range(PIECES))
 
 
 @contextmanager
@@ -46,7 +50,7 @@ def sharing(device: torch.device) -> Iterator[None]:
         yield
         return
     with threads(1) as n:
-        tokens = _pieces.set(PIECES), _crew.set(crew(min(n, PIECES)) if n > 1 else None)
+        tokens = _pieces.set(PIECES), _crew.set(crew() if n > 1 else ())
         try:
             yield
         finally:
@@ -61,11 +65,10 @@ def pieces(n: int) -> list[slice]:
 
 
 def each(function: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
-    """``[function(item) for item in items]``, on the threads that are shared. All have ended when it returns, or raises the
-    error of the first that failed."""
-    if len(items) < 2:
-        return [function(item) for item in items]
-    if (workers := _crew.get()) is None:
+    """``[function(item) for item in items]`` for the pieces of a batch, each on the thread of its own. All have ended when it
+    returns, or raises the error of the first that failed."""
+    workers = _crew.get()
+    if len(items) < 2 or not workers:
         token = _pieces.set(1)  # a piece has no pieces, as in a thread
         try:
             return [function(item) for item in items]
@@ -77,7 +80,7 @@ def each(function: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
         with torch.set_grad_enabled(gradients):
             return function(item)
 
-    futures = [workers.submit(work, item) for item in items]
+    futures = [worker.submit(work, item) for worker, item in zip(workers, items, strict=True)]
     wait(futures)
     return [future.result() for future in futures]
 

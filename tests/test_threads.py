@@ -33,9 +33,10 @@ def ran(name: str, n: int):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_any_number_of_threads_gives_the_same_bits(name):
-    one, two, three = (ran(name, n) for n in (1, 2, 3))
-    assert one[0] == two[0] == three[0]
-    assert torch.equal(one[1].residual.value, two[1].residual.value) and one[1].grad_norm == two[1].grad_norm
+    one, *others = (ran(name, n) for n in (1, 2, 3, 2))  # 2 again: which thread comes first is a matter of chance
+    for other in others:
+        assert one[0] == other[0] and one[1].grad_norm == other[1].grad_norm
+        assert torch.equal(one[1].residual.value, other[1].residual.value)
 
 
 def test_a_run_goes_on_with_another_number_of_threads(tmp_path):
