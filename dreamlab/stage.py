@@ -217,7 +217,7 @@ def _advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:
         jitter = stream(stage.seed, "jitter", step * stage.views + rows.start)
         return stage.look(stage.scene, stage.prior, cameras[rows], stage.resolution, background[rows], jitter)
 
-    shares = pieces(stage.views) if stage.cameras else [slice(0, stage.views)]  # a picture is looked at whole
+    shares = [slice(0, stage.views)] if stage.scene.dimensions == 2 else pieces(stage.views)  # pictures are looked at whole
     renders, seen = zip(*each(look, shares), strict=True)
     x = torch.cat([part.detach() for part in seen])
     t = stage.timesteps(step, stage.steps, len(x), generator).to(x.device)

@@ -31,6 +31,9 @@ class CSD(Rule):
     def __call__(self, prior: Prior, x: Sample, t: Steps, eps: Sample, prompt: Prompt,
                  camera: Cameras | None = None) -> Residual:
         x_t, c = prior.add_noise(x, eps, t), self.negative
-        eps_y, eps_null, *eps_neg = prior.predict(x_t, t, prompt, *[prompt.negative] * (c > 0))
-        parts = {"conditional": eps_y, "unconditional": eps_null} | {"negative": x for x in eps_neg}
-        return self.weigh(prior, t, eps_y - (1 - c) * eps_null - sum(c * x for x in eps_neg), parts)
+        more = [prompt.negative] if c else []  # what would be multiplied by 0 is not predicted
+        eps_y, eps_null, *eps_neg = prior.predict(x_t, t, prompt, *more)
+        parts, direction = {"conditional": eps_y, "unconditional": eps_null}, eps_y - (1 - c) * eps_null
+        for x in eps_neg:
+            parts["negative"], direction = x, direction - c * x
+        return self.weigh(prior, t, direction, parts)
