@@ -77,7 +77,7 @@ def step(stage: Stage, adam: torch.optim.Adam, i: int) -> dict[str, float]:
     with ExitStack() as stack:
         watch(clock, stack, stage.prior, stage.rule)
         for owner, name, part in ((stage.scene, "render", "render"), (stage.prior, "encode", "encode"),
-                                  (torch.autograd, "backward", "backward"), (adam, "step", "adam"),
+                                  (torch.autograd, "grad", "backward"), (adam, "step", "adam"),
                                   (loop, "snapshot", "snapshot")):
             stack.enter_context(clock.on(owner, name, part))
         start = clock.now()

@@ -126,7 +126,7 @@ class Step:
 def run(stage: Stage, checkpoint: Path | str | None = None, every: Count = 25, progress: bool = True, tag: str = "",
         name: str = "distilling") -> Iterator[Step]:
     """Yield the steps of ``stage``. With ``checkpoint`` the run is saved there every ``every`` steps and when it is
-    interrupted, and a run that finds its file goes on from it, bit for bit on a CPU with the same number of threads.
+    interrupted, and a run that finds its file goes on from it, bit for bit on a CPU with any number of threads.
 
     ``tag`` names the settings; a checkpoint with another tag is an error, because it would not be the same run. Without one
     nothing but the shapes of the leaves tells a checkpoint of other settings. ``name`` stands before the progress.

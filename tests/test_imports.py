@@ -12,7 +12,7 @@ PACKAGE = ROOT / "dreamlab"
 
 # A module may import from its own row and from the rows above it. The longest matching prefix places a module.
 ROWS = [
-    ["types", "files", "checks", "mesh"],
+    ["types", "files", "checks", "mesh", "threads"],
     ["noise", "schedules", "cameras", "prompts", "learner"],
     ["toybox.objects", "toybox.render", "toybox.captions", "toybox.dataset"],  # the ground truth of everything below
     ["priors", "render", "losses"],

@@ -152,13 +152,14 @@ def test_a_rate_that_moves_nothing_or_all_is_named(rate):
         Stage(**{**vars(make()), "rates": {"means": rate}})
 
 
-def test_leaves_without_a_rate_stay_and_keep_no_gradient():
+def test_leaves_without_a_rate_stay_and_have_no_gradient():
     made = make(steps=2)
     made.rates = {"colors": 1e-2}
     before = {k: v.clone() for k, v in made.scene.state_dict().items()}
     grads = []
     for _ in run(made, progress=False):
-        grads.append(made.scene.parameters()["means"].grad.norm().item())
+        assert made.scene.parameters()["means"].grad is None
+        grads.append(made.scene.parameters()["colors"].grad.norm().item())
     after = made.scene.state_dict()
     assert [k for k in before if not torch.equal(before[k], after[k])] == ["colors"]
     assert grads[1] < 1.5 * grads[0]  # that of one step, not the sum
