@@ -39,9 +39,7 @@ class Learner:
         self.module = module
         self.parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
         # nn.Identity() has no parameters, and is one of the limits of VDM
-        self.optimizer = None
-        if self.parameters:
-            self.optimizer = torch.optim.AdamW(self.parameters.values(), lr, weight_decay=weight_decay, foreach=True)
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr, weight_decay=weight_decay) if self.parameters else None
 
     def to(self, device: torch.device) -> None:
         """Module and moments, moved to ``device``, unless they are there."""

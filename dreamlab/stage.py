@@ -200,7 +200,7 @@ def rate_at(rate: float | tuple[float, float], share: float) -> float:
 
 def advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:
     """One step: cameras, render, noise, residual, gradient, Adam. On a CPU the views are drawn, encoded and differentiated in
-    pieces, on as many threads as torch has, with the same bits for any number of them; the rule sees all of them at once."""
+    pieces (:mod:`dreamlab.threads`), with the same bits for any number of threads; the rule sees all of them at once."""
     with sharing(stage.prior.device), torch.enable_grad():  # also in a notebook that has switched gradients off
         return _advance(stage, optimiser, step)
 

@@ -1,15 +1,15 @@
 """Two cores that count: a step's views are shared out over threads, in pieces that do not depend on how many threads there are.
 
 A step on a CPU is many small operations, and threads inside an operation wait for each other longer than they work. So within
-:func:`sharing` an operation has one thread, and :func:`each` gives whole pieces of the batch to as many threads as torch had
-(``torch.set_num_threads``, ``OMP_NUM_THREADS``). The pieces, and the order in which their gradients are added, are the same for
-any number of threads: so are the bits.
+:func:`sharing` an operation has one thread, and :func:`each` gives a thread to each of ``PIECES`` pieces of the batch, if torch
+had more than one (``torch.set_num_threads``, ``OMP_NUM_THREADS``). The pieces, and the order in which their gradients are
+added, are the same for any number of threads: so are the bits.
 """
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -21,7 +21,7 @@ _crew: ContextVar[tuple[ThreadPoolExecutor, ...]] = ContextVar("crew", default=(
 _pieces: ContextVar[int] = ContextVar("pieces", default=1)
 
 
-@lru_cache(maxsize=1)
+@cache
 def crew() -> tuple[ThreadPoolExecutor, ...]:
     """A thread for each piece, in which an operation has one thread.
 
@@ -44,8 +44,8 @@ def threads(n: int) -> Iterator[int]:
 
 @contextmanager
 def sharing(device: torch.device) -> Iterator[None]:
-    """Inside, on a CPU, batches come in pieces, operations have one thread, and pieces as many as operations had before. On
-    another device nothing changes."""
+    """Inside, on a CPU, batches come in pieces and an operation has one thread; the pieces have threads of their own if it had
+    several before. On another device nothing changes."""
     if device.type != "cpu" or _pieces.get() > 1:
         yield
         return
@@ -60,7 +60,7 @@ def sharing(device: torch.device) -> Iterator[None]:
 
 def pieces(n: int) -> list[slice]:
     """The rows of a batch of n, in pieces of two rows at least; in one where nothing is shared."""
-    k = max(1, min(_pieces.get(), n // 2))  # of one row with one pixel torch's GroupNorm would know no variance
+    k = max(1, min(_pieces.get(), n // 2))  # torch's GroupNorm refuses one row with one pixel
     return [slice(i * n // k, (i + 1) * n // k) for i in range(k)]
 
 

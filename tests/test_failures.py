@@ -206,22 +206,19 @@ def test_files_that_are_no_checkpoint_of_this_scene_change_nothing(plan, tmp_pat
 # a step that fails
 
 
-def poison(at):
-    """A regulariser whose gradient is NaN at one step, which calls it for each of two pieces."""
-    calls = []
-
-    def loss(scene, render):
-        calls.append(1)
-        return render.rgb.sum() * (float("nan") if (len(calls) + 1) // 2 == at else 0.0)
-
-    return loss
+def poison(made, at):
+    """Give a stage a regulariser whose gradient is NaN at one step, counted from 0, for however many pieces it is called."""
+    decay, now = made.decay, []
+    made.decay = lambda step, steps: now.append(step) or decay(step, steps)
+    made.regularise = lambda scene, render: next(iter(scene.parameters().values())).sum() * (
+        float("nan") if now[-1] == at else 0.0)
 
 
-def poisoned(monkeypatch, regularise):
-    """Stages that are built from now on have ``regularise(stage)``."""
+def poisoned(monkeypatch, spoil):
+    """``spoil(stage)`` of every stage that is built from now on."""
     def build(*args, **kwargs):
         made = make(*args, **kwargs)
-        made.regularise = regularise(made)
+        spoil(made)
         return made
 
     make = pipeline.Part.build
@@ -237,7 +234,7 @@ def test_a_gradient_that_is_not_finite_leaves_scene_rule_and_checkpoint_at_the_s
         if step.step == 1:
             break
     kept = load_file(tmp_path / "reached")
-    made.regularise = poison(3)
+    poison(made, 2)
     with pytest.raises(FloatingPointError, match="step 2 is not finite.*as it was before it: lower the rates"):
         list(run(made, file, every=100, progress=False))
     assert same(load_file(file), kept)
@@ -252,7 +249,7 @@ def test_a_gradient_that_is_not_finite_leaves_scene_rule_and_checkpoint_at_the_s
 
 def test_lower_rates_go_on_from_it_unless_a_tag_says_that_they_are_other_settings(plan, tmp_path):
     made, file = plan(), tmp_path / "c"
-    made.regularise = poison(2)
+    poison(made, 1)
     with pytest.raises(FloatingPointError):
         list(run(made, file, tag="high", progress=False))
     lower = plan(rates={name: rate / 10 for name, rate in made.rates.items()})
@@ -262,7 +259,7 @@ def test_lower_rates_go_on_from_it_unless_a_tag_says_that_they_are_other_setting
 
 
 def test_the_command_line_keeps_what_was_reached_before_a_bad_gradient(tmp_path, monkeypatch, capsys):
-    poisoned(monkeypatch, lambda made: poison(5))  # its first calls are rehearsals that count the memory
+    poisoned(monkeypatch, lambda made: poison(made, 2))
     assert main(["dream", "a red mug", "--steps", "4", "--out", str(tmp_path), *TINY]) == 2
     error = capsys.readouterr().err
     assert "step 2 is not finite" in error and "Traceback" not in error
@@ -292,7 +289,7 @@ def test_no_gaussians_left_keeps_those_of_the_step_before(dies, plan, tmp_path):
 
 
 def test_a_sweep_gives_a_failed_run_a_row_with_the_reason_and_keeps_its_checkpoint(tmp_path, monkeypatch):
-    poisoned(monkeypatch, lambda made: poison(4) if type(made.rule).__name__ == "SDS" else None)
+    poisoned(monkeypatch, lambda made: poison(made, 1) if type(made.rule).__name__ == "SDS" else None)
     monkeypatch.chdir(tmp_path)
     Path("t.toml").write_text('runs = [{ prompt = "a red mug", seeds = [0] }]\n[settings]\nsteps = 2\nstart.points = 60\n'
                               'resolution = 32\n[methods.SDS]\nrule = "SDS"\n[methods.VDM]\n')
@@ -459,9 +456,7 @@ def test_damaged_weights_are_told_from_missing_ones(tmp_path):
 
 
 def test_pictures_from_a_bad_gradient_are_kept(tmp_path, monkeypatch, capsys):
-    calls = []
-    poisoned(monkeypatch, lambda made: lambda scene, _: scene.x.sum() * (
-        float("nan") if calls.append(1) or len(calls) == 3 else 0))
+    poisoned(monkeypatch, lambda made: poison(made, 1))
     assert main(["dream", "a red mug", "--scene", "picture", "--rule", "SDS", "--steps", "3", "--out", str(tmp_path)]) == 2
     folder = tmp_path / "a-red-mug-text2image-sds-seed0"
     assert "step 1 is not finite" in capsys.readouterr().err

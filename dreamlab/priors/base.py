@@ -109,7 +109,8 @@ class Prior(ABC):
         """The predicted noise for x_t (B, ...), t (B,), cond (B, ...)."""
 
     def eps(self, x_t: Sample, t: Steps, *conds) -> tuple[Sample, ...]:
-        """One predicted noise per condition, from one batched call. Always a tuple: ``(eps_y,) = eps(x_t, t, y)``.
+        """One predicted noise per condition, from one batched call. Always a tuple: ``(eps_y,) = eps(x_t, t, y)``. Inside a
+        step the rows of the batch come in pieces (:mod:`dreamlab.threads`).
 
         Each cond is (B, ...), or (1, ...) for the whole batch. ValueError for text, a wrong batch, or a non-finite x_t.
         """
