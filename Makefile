@@ -8,7 +8,12 @@ UNIT := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
 export PROMPT
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test lab check bench notebooks install clean
+# What touches torch, diffusers, transformers, peft, safetensors, numpy, pillow and jaxtyping; a few minutes of one core
+CORE := $(addprefix tests/test_,weights.py priors.py points.py noise.py schedules.py rules.py critic.py conditions.py mixture.py \
+	stage.py pipeline.py scenes.py gaussians.py growth.py nerf.py splat.py export.py text2image.py dream.py)
+TOOLS := pytest beartype scikit-image trimesh
+
+.PHONY: demo test test-oldest test-newest lab check bench notebooks install clean
 
 demo: .venv/.core  ## text to 3D on the bundled prior: make demo PROMPT="a yellow duck"
 	$(BIN)/dreamlab dream "$$PROMPT" $(ARGS)
@@ -21,6 +26,20 @@ test: install  ## everything CI runs
 check: install  ## lint and the quick tests
 	$(BIN)/ruff check .
 	$(UNIT) -m "not slow"
+
+test-oldest: .venv-oldest/.done  ## the core of the tests on the lower bounds of pyproject.toml (Python 3.11; gigabytes)
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -m "not slow" $(CORE)
+
+test-newest:  ## and on the newest versions that pip finds today
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --upgrade --upgrade-strategy eager -e . $(TOOLS)
+	.venv-newest/bin/python -m pip list
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -m "not slow" $(CORE)
+
+.venv-oldest/.done: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python -m pip install -c constraints-oldest.txt -e . $(TOOLS)
+	touch $@
 
 lab: install  ## open the notebooks
 	$(BIN)/jupyter lab notebooks
@@ -45,4 +64,4 @@ install: .venv/.full
 	touch $@
 
 clean:  ## remove the environment and what runs have made
-	rm -rf .venv runs
+	rm -rf .venv .venv-oldest .venv-newest runs

@@ -106,6 +106,13 @@ def unbound(tensor: Tensor) -> int:
     return 0 if tensor.is_meta else tensor.numel() - int(tensor.isfinite().sum())
 
 
+def finite(tensor: Tensor, who: str, mend: str) -> Tensor:
+    """The tensor itself. ValueError, "``who`` 3 of 8 values that are not finite: ``mend``", where that is so."""
+    if not (tensor.is_meta or tensor.isfinite().all()):
+        raise ValueError(f"{who} {unbound(tensor)} of {tensor.numel()} values that are not finite: {mend}")
+    return tensor
+
+
 def settled(value, kind):
     """A value that fits, with whole numbers as numbers where numbers are meant, so that 4 and 4.0 are one setting."""
     origin, inner = get_origin(kind), get_args(kind)

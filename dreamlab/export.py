@@ -15,13 +15,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dreamlab.cameras import orbit
-from dreamlab.checks import Count, Range, check, checked
+from dreamlab.checks import Count, Range, check, checked, finite
 from dreamlab.files import writing
 from dreamlab.types import Images
 
 
 def to_uint8(images: Float[Tensor, "*b h w 3"]) -> np.ndarray:
-    """[0, 1] -> 0 ... 255, rounded; values outside are clamped."""
+    """[0, 1] -> 0 ... 255, rounded; values outside are clamped. ValueError for a NaN, which would be black."""
+    finite(images, "the pictures to write have", "look at the scene, and at the prior that decodes it")
     return (images.detach().cpu().clamp(0, 1) * 255).round().to(torch.uint8).numpy()
 
 

@@ -71,8 +71,13 @@ class Learner:
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue where :meth:`state_dict` was taken. ValueError where the module is another one."""
+        """Continue where :meth:`state_dict` was taken. ValueError where the module is another one, or a moment misshapen."""
         saved = {k: v for k, v in state.items() if not k.startswith("adam.")}
+        odd = [k for name, p in self.parameters.items() for k in (f"adam.{name}.exp_avg", f"adam.{name}.exp_avg_sq")
+               if k in state and state[k].shape != p.shape]
+        if odd:
+            raise ValueError(f"{odd[0]} has the shape {tuple(state[odd[0]].shape)}, unlike its parameter: build the module "
+                             "it was saved from")
         if {k: v.shape for k, v in saved.items()} != {k: p.shape for k, p in self.parameters.items()}:
             raise ValueError(f"the state has {len(saved)} tensors, not the {len(self.parameters)} of this "
                              f"{type(self.module).__name__} with their shapes: build the module it was saved from")

@@ -51,9 +51,14 @@ def stream(seed: int, name: str, index: int = 0) -> torch.Generator:
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """A variance-preserving noise schedule. ``alphas_cumprod`` has shape (T,), falls with t, and lies in (0, 1)."""
+    """A variance-preserving noise schedule. ``alphas_cumprod`` has shape (T,), falls with t, and lies in (0, 1).
+
+    ``set_alpha_to_one``, as in diffusers: whether the last step of :func:`ddim_sample` ends at the clean sample (abar = 1), or
+    at the first step's abar_0, as Stable Diffusion's schedulers and the bundled prior's do.
+    """
 
     alphas_cumprod: Float[Tensor, "T"]
+    set_alpha_to_one: bool = True
 
     @classmethod
     def scaled_linear(cls, T: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> "Schedule":
@@ -65,7 +70,7 @@ class Schedule:
         return len(self.alphas_cumprod)
 
     def to(self, device) -> "Schedule":
-        return Schedule(self.alphas_cumprod.to(device))
+        return Schedule(self.alphas_cumprod.to(device), self.set_alpha_to_one)
 
     def abar(self, t: Steps) -> Float[Tensor, "b"]:
         """abar_t, shape (B,). ValueError where t lies outside [0, T)."""
@@ -128,7 +133,10 @@ def ddim_follow(eps: Callable, x: Sample, schedule: Schedule, times: list[Steps]
 
 
 def ddim_sample(eps: Callable, x: Sample, schedule: Schedule, steps: int = 25, offset: int = 0) -> Sample:
-    """From noise x to a clean sample by ``steps`` DDIM steps; ``eps(x_t, t)`` predicts the noise."""
+    """From noise x to a clean sample by ``steps`` DDIM steps; ``eps(x_t, t)`` predicts the noise.
+
+    Clean, or at abar_0 where the schedule ends there (``set_alpha_to_one`` False): then what was noised by 0.03 stays so.
+    """
     times = ddim_timesteps(steps, len(schedule), offset).tolist()
-    last = max(times[-1] - len(schedule) // steps, -1)
+    last = max(times[-1] - len(schedule) // steps, -1 if schedule.set_alpha_to_one else 0)
     return ddim_follow(eps, x, schedule, [torch.full((len(x),), t, device=x.device) for t in [*times, last]])

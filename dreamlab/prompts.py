@@ -63,7 +63,7 @@ class Condition:
         return self.expand(weights.shape[1]).map(lambda v: mix(v, weights))
 
     @classmethod
-    def cat(cls, conditions: Sequence["Condition"]) -> "Condition":
+    def cat(cls, conditions: Sequence["Condition | Tensor"]) -> "Condition":
         """The rows of all. ValueError unless they have the same names."""
         names = [sorted(c.tensors) if isinstance(c, Condition) else "one tensor without a name" for c in conditions]
         if any(name != names[0] for name in names):

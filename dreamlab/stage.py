@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dreamlab.cameras import Cameras, Orbit
-from dreamlab.checks import Count, Positive, Range, check_fields, checked, shown, unbound
+from dreamlab.checks import Count, NotNegative, Positive, Range, check, check_fields, checked, finite, shown, unbound
 from dreamlab.files import writing
 from dreamlab.learner import Adam, select
 from dreamlab.noise import Seed, randn, seeded, stream
@@ -38,8 +38,14 @@ Look = Callable[[Scene, Prior, Cameras, int | None, Tensor, torch.Generator], tu
 
 
 def rgb(scene, prior, cameras, resolution, background, generator) -> tuple[Render, Tensor]:
-    """The prior looks at the rendered colours."""
+    """The prior looks at the rendered colours. What is not finite is an error that names cameras, background or scene."""
+    for name, given in vars(cameras).items():
+        finite(given, f"the cameras' {name} has", "change cameras")  # their own checks were passed when they were made
+    finite(background, "the background has", "change background")
     render = scene.render(cameras, resolution, background, generator)
+    if not render.rgb.isfinite().all():
+        raise FloatingPointError(f"the render has {unbound(render.rgb)} of {render.rgb.numel()} values that are not finite: "
+                                 f"{state_of(scene)}")
     if not render.rgb.requires_grad:
         raise ValueError("the render has no gradient: let the prior look at a picture of latents as it is, look=latents")
     return render, prior.encode(render.rgb)
@@ -48,6 +54,21 @@ def rgb(scene, prior, cameras, resolution, background, generator) -> tuple[Rende
 def latents(scene, prior, cameras, resolution, background, generator) -> tuple[None, Tensor]:
     """The prior looks at the leaf of a picture of latents, without a render."""
     return None, scene.latent()
+
+
+def check_leaves(scene: Scene) -> None:
+    """ValueError for a scene to begin with that is not finite."""
+    for name, leaf in scene.parameters().items():
+        finite(leaf, f"the scene's {name} has", "begin with another scene")
+
+
+def state_of(scene: Scene) -> str:
+    """Whether a scene's leaves are finite, and what to do where its render or its gradient is not."""
+    for name, leaf in scene.parameters().items():
+        if n := unbound(leaf):
+            return f"the scene has diverged, {n} of {leaf.numel()} values of {name} are not finite: lower the rates"
+    size, name = max((leaf.abs().max().item(), name) for name, leaf in scene.parameters().items())
+    return f"the {type(scene).__name__}'s leaves are finite, {name} reaches {size:.3g}: lower the rates if that has grown"
 
 
 LOOKS = {"rgb": rgb, "latents": latents}
@@ -89,6 +110,7 @@ class Stage:
                              f"{type(self.scene).__name__}")
         if unknown := self.rates.keys() - leaves.keys():
             raise ValueError(f"rates name {sorted(unknown)}, and the scene has only {sorted(leaves)}: rename or remove them")
+        check_leaves(self.scene)
         if not self.rates:
             raise ValueError(f"rates name no leaf, and nothing would move: give a rate to some of {sorted(leaves)}")
         bounds = getattr(self.timesteps, "bounds", None)  # a plain function has none
@@ -132,13 +154,14 @@ def run(stage: Stage, checkpoint: Path | str | None = None, every: Count = 25, p
     nothing but the shapes of the leaves tells a checkpoint of other settings. ``name`` stands before the progress.
 
     A step happens as a whole or not at all. Where it fails, scene, optimiser, rule and growth are put back to the step
-    before, that is saved, and the error goes on to the caller: ``FloatingPointError`` if a gradient is not finite,
-    ``ValueError`` if no Gaussian would be left. ``OSError`` if a checkpoint cannot be written, which keeps the one before,
-    or cannot be read.
+    before, that is saved, and the error goes on to the caller: ``FloatingPointError`` if a gradient, a leaf or a render is not
+    finite, ``ValueError`` if a rate, the prior or its autoencoder is not, or if no Gaussian would be left. ``OSError`` if a
+    checkpoint cannot be written, which keeps the one before, or cannot be read.
     """
     optimiser, done = make_optimiser(stage), 0
     if checkpoint and Path(checkpoint).exists():
         optimiser, done = load(stage, checkpoint, tag)
+    check_leaves(stage.scene)
     saved = done
     bar = tqdm(range(done, stage.steps), initial=done, total=stage.steps, disable=not progress, desc=name)
     try:
@@ -210,6 +233,7 @@ def _advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:
     for group in optimiser.param_groups:
         rate = rate_at(stage.rates[group["name"]], step / max(stage.steps - 1, 1))
         group["lr"] = rate * stage.decay(step, stage.steps)
+        check(f"the rate of {group['name']} at step {step}", group["lr"], NotNegative, "change rates or decay")
     cameras = (stage.cameras or Orbit()).at(step, stage.steps).sample(stage.views, generator)
     background = stage.background(stage.views, generator)
 
@@ -239,13 +263,26 @@ def _advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:
     render = renders[0] and Render.cat(renders)
     if not norm < float("inf"):
         raise FloatingPointError(f"the gradient of step {step} is not finite (norm {norm}); the scene is as it was before "
-                                 "it: lower the rates or the guidance")
+                                 f"it: {reason(stage, render, residual)}")
     if stage.growth:
         stage.growth.observe(render)
     optimiser.step()
     if stage.growth:
         stage.growth(step, stage.scene, optimiser, generator)
+    for name, leaf in stage.scene.parameters().items():
+        if not leaf.isfinite().all():
+            raise FloatingPointError(f"step {step} makes {unbound(leaf)} values of {name} not finite; the scene is as it was "
+                                     "before it: lower the rates")
     return Step(step, t, cameras, render, residual, residual.value.square().mean().item(), norm)
+
+
+def reason(stage: Stage, render: Render | None, residual: Residual) -> str:
+    """Why a gradient is not finite, and what to do."""
+    if unbound(residual.value):
+        return f"the residual of {type(stage.rule).__name__} is not finite: lower the guidance, or change the rule's weight"
+    if stage.regularise and unbound(stage.regularise(stage.scene, render)):
+        return "the regulariser's loss is not finite: change regularise"
+    return f"lower the rates or the guidance; residual and regulariser are finite, {state_of(stage.scene)}"
 
 
 def snapshot(stage: Stage, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

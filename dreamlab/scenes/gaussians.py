@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamlab.cameras import Cameras
-from dreamlab.checks import Inside, Name, Positive, Range, checked, shown
-from dreamlab.files import load_weights, writing
+from dreamlab.checks import Inside, Name, Positive, Range, checked, finite, shown
+from dreamlab.files import check_weights, load_weights, writing
 from dreamlab.priors.points import load_points
 from dreamlab.render.splat import splat
 from dreamlab.scenes.base import Begin, Scene
@@ -41,12 +41,16 @@ class Gaussians(Scene):
                "colors": logit(colors)}
         self.raw = {name: value.detach().clone().requires_grad_() for name, value in raw.items()}
 
+    @staticmethod
+    def shapes(n: int) -> dict[str, tuple[int, ...]]:
+        """Of the leaves of n Gaussians."""
+        return {"means": (n, 3), "quats": (n, 4), "scales": (n, 3), "opacities": (n,), "colors": (n, 3)}
+
     @classmethod
     @checked
     def from_raw(cls, raw: dict[str, Tensor]) -> "Gaussians":
         """Gaussians of given leaves, bit for bit: what ``parameters`` gives and a file holds."""
-        n = len(raw["means"]) if "means" in raw else 0
-        shapes = {"means": (n, 3), "quats": (n, 4), "scales": (n, 3), "opacities": (n,), "colors": (n, 3)}
+        shapes = cls.shapes(len(raw["means"]) if "means" in raw else 0)
         for name in sorted(shapes.keys() | raw.keys()):
             x = raw.get(name)
             if x is None or x.shape != shapes.get(name) or x.dtype != torch.float32:
@@ -110,8 +114,11 @@ class Gaussians(Scene):
     @classmethod
     @checked
     def load(cls, path: Path | str) -> "Gaussians":
-        """From a scene's file, or a file of the leaves alone."""
-        return cls.from_raw(load_weights(path, "name the scene.safetensors of a run"))
+        """From a scene's file, or a file of the leaves alone. ``files.Refused`` (a ValueError) for other leaves, or a NaN."""
+        mend = "name the scene.safetensors of a run"
+        raw = load_weights(path, mend)
+        check_weights(path, raw, cls.shapes(len(raw.get("means", ()))), mend)
+        return cls.from_raw(raw)
 
     def count(self) -> dict[str, int]:
         return {"gaussians": len(self)}
@@ -193,6 +200,7 @@ def load_ply(path: Path | str) -> Gaussians:
                          "name another")
     rows = torch.from_numpy(np.frombuffer(body, "<f4").astype(np.float32)).reshape(counts[0], -1)
     pick = lambda *prefixes: rows[:, [names.index(c) for c in COLUMNS if c.startswith(prefixes)]]  # noqa: E731
+    finite(pick("x", "y", "z", "f_dc_", "opacity", "scale_", "rot_"), f"{path} has", "name another")
     rgb = (0.5 + SH0 * pick("f_dc_")).clamp(1e-6, 1 - 1e-6)
     return Gaussians.from_raw(dict(means=pick("x", "y", "z"), quats=pick("rot_"), scales=pick("scale_"),
                                    opacities=pick("opacity")[:, 0], colors=rgb.logit()))

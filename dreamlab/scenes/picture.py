@@ -76,6 +76,8 @@ class Picture(Scene):
     @classmethod
     def rebuild(cls, config: dict, leaves: dict[str, Tensor], prior: Prior | None = None) -> "Picture":
         (name, x), = leaves.items()
+        if name not in cls.rates:
+            raise ValueError(f"a picture is made of {' or '.join(cls.rates)}, got {name}: give one of them")
         if name == "latents" and prior is None:
             raise ValueError("these are latents: give the prior that decodes them, load(path, prior)")
         return cls(x, prior.decode if name == "latents" else None)

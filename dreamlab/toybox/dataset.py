@@ -50,7 +50,9 @@ class Views:
     def make(per_kind: int, bias=FRONT_BIAS, seed: int = 0, resolution: int = 64, cache: Path | None = None) -> "Views":
         """Render ``per_kind`` views of each kind; kept in the file ``cache`` if one is named."""
         if cache and cache.exists():
-            return Views(**load_weights(cache, "remove it, and it is made again"))
+            n = per_kind * len(KINDS)
+            like = {"layers": (n, 5, resolution, resolution), "kind": (n,), "azimuth_deg": (n,)}
+            return Views(**load_weights(cache, "remove it, and it is made again", like))
         generator = torch.Generator().manual_seed(seed)
         layers, azimuths = [], []
         for kind in tqdm(KINDS, desc="rendering views"):

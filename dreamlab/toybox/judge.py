@@ -56,9 +56,9 @@ class Judge(nn.Module):
     @staticmethod
     @lru_cache
     def load(folder: Path = WEIGHTS) -> "Judge":
-        """The bundled judge, or that of another folder, in float32 and ready to read."""
-        weights = load_weights(Path(folder) / "judge.safetensors", "install dreamlab again, or train a judge with "
-                               "`dreamlab toybox train judge`")
+        """The bundled judge, or that of another folder, in float32 and ready to read. Errors as of ``load_weights``."""
         judge = Judge()
+        weights = load_weights(Path(folder) / "judge.safetensors", "install dreamlab again, or train a judge with "
+                               "`dreamlab toybox train judge`", like=judge.state_dict())
         judge.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
         return judge.eval().requires_grad_(False)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from dreamlab.files import writing
+from dreamlab.files import Refused, check_weights, writing
 from dreamlab.noise import seeded
 
 
@@ -19,22 +19,30 @@ def fit(modules: dict[str, nn.Module], loss: Callable[[torch.Generator], Tensor]
         ema: float = 0.0, seed: int = 0, weight_decay: float = 1e-2) -> None:
     """AdamW with 100 steps of warm-up and a cosine to zero; resumes from ``checkpoint`` and leaves it when done.
 
-    With ``ema`` > 0 the modules end at the exponential moving average of their weights.
+    With ``ema`` > 0 the modules end at the exponential moving average of their weights. OSError for a checkpoint that cannot
+    be read, ``files.Refused`` for one of other modules.
     """
     nets = nn.ModuleDict(modules)
     params = [p for p in nets.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay)
     average = [p.detach().clone() for p in params] if ema else []
-    start = 0
+    start, mend = 0, "remove it to train anew"
     if checkpoint.exists():
         try:
             state = torch.load(checkpoint, weights_only=True, map_location=device())
+            moments = {f"{i}.{k}": (v, params[i]) for i, held in state["optimiser"]["state"].items()
+                       for k, v in held.items() if k != "step"}
+            name = lambda tensors: {str(i): x for i, x in enumerate(tensors)}  # noqa: E731
+            for found, like in ((state["nets"], nets.state_dict()), (name(state["average"]), name(average)),
+                                ({k: v for k, (v, _) in moments.items()}, {k: p for k, (_, p) in moments.items()})):
+                check_weights(checkpoint, found, like, mend)
             nets.load_state_dict(state["nets"])
             optimiser.load_state_dict(state["optimiser"])
             average, start = state["average"], state["step"]
+        except Refused:
+            raise
         except Exception as error:  # pickle raises what it likes
-            raise OSError(f"the checkpoint {checkpoint} cannot be read, it is damaged or something else: remove it to train "
-                          "anew") from error
+            raise OSError(f"the checkpoint {checkpoint} cannot be read, it is damaged or something else: {mend}") from error
         if start > steps:
             raise ValueError(f"{checkpoint} has made {start} steps, got steps {steps}: raise steps, or remove it to train anew")
     bar = tqdm(range(start, steps), initial=start, total=steps, desc=checkpoint.stem, mininterval=10)

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dreamlab.cameras import Cameras, Orbit
-from dreamlab.files import load_weights, writing
+from dreamlab.files import check_weights, load_weights, writing
 from dreamlab.render.splat import splat
 from dreamlab.toybox.dataset import Views
 from dreamlab.toybox.judge import FRONT_DEG, RESOLUTION, Judge
@@ -67,7 +67,10 @@ class Exhibits:
              kinds: tuple[str, ...] = tuple(KINDS)) -> "Exhibits":
         """Trace the exhibits (a few minutes on a CPU; ``share`` < 1 makes fewer), kept in the file ``cache``."""
         if cache and cache.exists():
-            return Exhibits(**load_weights(cache, "remove it, and it is made again"))
+            mend = "remove it, and it is made again"
+            n = len((found := load_weights(cache, mend)).get("kind", ()))  # as many as were traced
+            check_weights(cache, found, {"layers": (n, 6, None, None), "kind": (n,), "away": (n,), "group": (n,)}, mend)
+            return Exhibits(**found)
         g = torch.Generator().manual_seed(seed)
         light = torch.zeros_like(views.layers[:, :1])
         found = [(torch.cat([views.layers, light], 1), views.kind, degrees_away(views.azimuth_deg, [0.0]),

@@ -1,11 +1,15 @@
 """Training of the bundled prior: its autoencoder, then text encoder and UNet over the latents."""
+import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from dreamlab.cameras import Orbit
+from dreamlab.files import load_weights, write_text, writing
 from dreamlab.noise import seeded
 from dreamlab.priors.base import Card
+from dreamlab.priors.diffusion import load_model
 from dreamlab.toybox.captions import TOKENS, save_tokenizer
 from dreamlab.toybox.dataset import Views
 from dreamlab.toybox.training.fit import amp, device, fit
@@ -40,6 +44,7 @@ def train_vae(out: Path, views: Views, steps: int = 3600, batch: int = 16, seed:
         z = vae.encode(views.batch(512, seeded(seed, steps))[0].to(device())).latents
     vae.register_to_config(scaling_factor=round(1 / z.std().item(), 4))
     vae.to(memory_format=torch.contiguous_format).save_pretrained(out / "vae")
+    plain(out)
     return out / "vae"
 
 
@@ -55,7 +60,8 @@ def train_prior(out: Path, views: Views, steps: int = 7000, batch: int = 16, see
     from transformers import CLIPTextConfig, CLIPTextModel
 
     tokenizer = save_tokenizer(out / "tokenizer")
-    vae = AutoencoderTiny.from_pretrained(out / "vae").to(device()).requires_grad_(False)
+    vae = load_model(AutoencoderTiny, out, "vae", "diffusion_pytorch_model", "train it again, `dreamlab toybox train vae`")
+    vae = vae.to(device()).requires_grad_(False)
     torch.manual_seed(seed)
     text = CLIPTextModel(CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, projection_dim=128, num_hidden_layers=2,
@@ -87,12 +93,31 @@ def train_prior(out: Path, views: Views, steps: int = 7000, batch: int = 16, see
     return save_pipeline(out, unet, text, tokenizer, vae, scheduler)
 
 
+def plain(folder: Path) -> None:
+    """What diffusers and transformers have saved into a pipeline's folder, so that all versions load it alike, without options.
+
+    The names of the text encoder's tensors begin with ``text_model.``, which transformers before 5.6 wants and later ones
+    take. It is loaded in full precision, like the other parts, though the file is in half: transformers goes by the config.
+    ``AutoencoderTiny`` saves ``block_out_channels`` and then warns of it.
+    """
+    for part, changes in {"vae": {"block_out_channels": None}, "text_encoder": {"dtype": "float32"}}.items():
+        if (file := folder / part / "config.json").exists():
+            config = {k: v for k, v in (json.loads(file.read_text()) | changes).items() if k not in changes or v is not None}
+            write_text(file, json.dumps(config, indent=2) + "\n")
+    if (file := folder / "text_encoder/model.safetensors").exists():
+        tensors = load_weights(file, "save it again")
+        with writing(file) as part:
+            save_file({f"text_model.{k.removeprefix('text_model.')}": v for k, v in tensors.items()}, part, {"format": "pt"})
+
+
 def save_pipeline(out: Path, unet, text, tokenizer, vae, scheduler) -> Path:
+    """A ``StableDiffusionPipeline`` in half precision, :func:`plain`, with its card; returns its folder."""
     from diffusers import StableDiffusionPipeline
 
     vae.register_to_config(_name_or_path="")
     pipe = StableDiffusionPipeline(vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
                                    safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     pipe.to(device="cpu", dtype=torch.float16).save_pretrained(out / "pipeline")
+    plain(out / "pipeline")
     CARD.write(out / "pipeline")
     return out / "pipeline"
