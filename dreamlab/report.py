@@ -11,9 +11,10 @@ from dreamlab import export
 from dreamlab.cameras import ring
 from dreamlab.files import write_json, writing
 from dreamlab.metrics.appearance import measure, references
-from dreamlab.metrics.truth import VIEWS, seen_points, true_views, truth
+from dreamlab.metrics.truth import NOTHING, seen_points, truth
 from dreamlab.pipeline import Work
-from dreamlab.priors.base import Card
+from dreamlab.priors.base import Card, Prior
+from dreamlab.scenes.base import Scene
 from dreamlab.stage import Stage
 from dreamlab.toybox.captions import parse
 from dreamlab.toybox.judge import Judge
@@ -32,6 +33,25 @@ def ready(prompt: str, card: Card) -> None:
     if card.world == WORLD:
         parse(prompt)
         Judge.load()
+
+
+@torch.no_grad()
+def against_truth(scene: Scene, prompt: str) -> dict:
+    """The measures of a scene with sides; ``kind`` and ``colour`` are probabilities, what is read ends in ``_read``."""
+    kind, colour = parse(prompt)
+    found = truth(scene.render, kind, colour, seen_points(scene.render)).asdict()
+    for name in ("kind", "colour"):
+        found[f"{name}_read"], found[name] = found[name], found.pop(f"p_{name}")
+    return found
+
+
+@torch.no_grad()
+def against_renders(pictures: Images, prompt: str, prior: Prior | None = None) -> dict:
+    """The measures of flat pictures; the renders beside them go through the autoencoder of the ``prior``, if one is given."""
+    def autoencoder(images: Images) -> Images:
+        return prior.decode(prior.encode(images.to(prior.device))).cpu()
+
+    return measure(pictures, prompt, references(prompt, **{"through": autoencoder} if prior else {}))
 
 
 class Solid:
@@ -55,15 +75,9 @@ class Solid:
         """Eight small pictures, from all around."""
         return self.scene.render(ring(SHEET), SIDE, WHITE).rgb.cpu()
 
-    @torch.no_grad()
     def measures(self) -> dict:
-        """Of a toy against the truth (:mod:`dreamlab.metrics`), from 24 views over white; nothing in another world."""
-        if not self.known:
-            return {}
-        kind, colour = parse(self.prompt)
-        found = truth(self.scene.render, kind, colour, seen_points(self.scene.render)).asdict()
-        found["colour_read"], found["kind_read"] = found.pop("colour"), found.pop("kind")
-        return found | measure(self.scene.render(ring(VIEWS), 64, WHITE).rgb, self.prompt, true_views(kind, colour))
+        """Of a toy against the truth (:mod:`dreamlab.metrics`), aligned with it; nothing in another world."""
+        return against_truth(self.scene, self.prompt) if self.known else {}
 
     @torch.no_grad()
     def write(self, folder: Path) -> tuple[dict[str, str], str]:
@@ -79,8 +93,9 @@ class Solid:
             rows["ground truth"] = render_truth(Toy(kind), colour, ring(8), side // 2).rgb
             write_json(folder / "metrics.json", m := self.measures())
             files |= {"contact_sheet.png": "8 azimuths over the ground truth", "metrics.json": "against the truth"}
-            said = (f"It reads as a {m['colour_read']} {m['kind_read']} with {m['fronts']} front{'s' * (m['fronts'] != 1)}. "
-                    f"Against the truth: IoU {m['iou']:.2f}, PSNR {m['psnr']:.1f} dB, view ratio {m['view_ratio']:.2f}.")
+            said = ("There is next to nothing to be seen." if m["kind_read"] == NOTHING else
+                    f"It reads as a {m['colour_read']} {m['kind_read']} with {m['fronts']} front{'s' * (m['fronts'] != 1)}. "
+                    f"Against the truth: score {m['score']:.1f} dB, IoU {m['iou']:.2f}, view ratio {m['view_ratio']:.2f}.")
         save_image(export.contact_sheet(list(rows.values()), list(rows)), folder / "contact_sheet.png")
         export.save_viewer(self.scene, folder / "viewer.html", self.prompt)
         return files, said
@@ -110,14 +125,8 @@ class Flat(Solid):
         return torch.nn.functional.interpolate(pictures, (SIDE, SIDE), mode="bilinear", antialias=True).movedim(1, -1)
 
     def measures(self) -> dict:
-        if not self.known:
-            return {}
-        prior, latent = self.stage.prior, "latents" in self.scene.parameters()
-
-        def autoencoder(images: Images) -> Images:
-            return prior.decode(prior.encode(images.to(prior.device))).cpu()
-
-        return measure(self.look(), self.prompt, references(self.prompt, **{"through": autoencoder} if latent else {}))
+        latent = "latents" in self.scene.parameters()
+        return against_renders(self.look(), self.prompt, self.stage.prior if latent else None) if self.known else {}
 
     def write(self, folder: Path) -> tuple[dict[str, str], str]:
         files, said = self.keep(folder) | {"progress.png": "from start to end"}, ""

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "dreamlab"
 ROWS = [
     ["types", "files", "checks", "mesh", "threads"],
     ["noise", "schedules", "cameras", "prompts", "learner"],
-    ["toybox.objects", "toybox.render", "toybox.captions", "toybox.dataset"],  # the ground truth of everything below
+    ["toybox.objects", "toybox.fakes", "toybox.render", "toybox.captions", "toybox.dataset"],  # the ground truth of all below
     ["priors", "render", "losses"],
     ["rules"],
     ["scenes"],

@@ -1,53 +1,63 @@
 """How well a 3D object is what the prompt asked for, measured against the toybox's ground truth.
 
-**Protocol.** The candidate is rendered once: 24 views, 15 degrees apart, at elevation 15, radius 2.4, field of view
-40, 64 x 64 pixels, over white. The truth is rendered likewise every 5 degrees. Nobody promised the candidate a frame,
-so it is compared at each of 72 turns about the vertical axis; the turn with the greatest ``IoU + PSNR / 30`` counts.
+**Protocol.** The candidate is aligned with the truth first: turn about the vertical axis, shift and scale are found
+(:mod:`dreamlab.metrics.align`) and reported, and held against nobody. What follows is read off 24 views of the aligned
+candidate and of the truth, 15 degrees apart, the first at the front, at elevation 15, radius 2.4, field of view 40, 64 x 64
+pixels, over white. A silhouette is where alpha > 1/2.
 
-* ``iou``: intersection over union of the silhouettes (alpha > 1/2), mean over 12 views. In [0, 1], 1 is best.
-* ``psnr``: -10 log10 of the mean squared error of rgb over 12 views, in dB. Greater is better.
-* ``chamfer``: (mean_a min_b |a - b| + mean_b min_a |a - b|) / 2 between the candidate's points a, turned likewise, and
+* ``turn_deg``, ``shift_x``, ``shift_y``, ``shift_z``, ``scale``: the candidate is the truth after ``p -> scale * R(-turn_deg) p
+  + shift``, in degrees and world units.
+* ``score``: PSNR in dB of the worst quarter of the circle. The quarters are the seven views within 45 degrees of the front, of
+  either side and of the back; in each the squared error of rgb is averaged over the union of both silhouettes, grown by 2
+  pixels, and the greatest of the four errors counts. So the front has to be where the front belongs, and nowhere else. The one
+  number to order candidates by.
+* ``iou``: intersection over union of the silhouettes, mean over views. In [0, 1], 1 is best.
+* ``psnr``: -10 log10 of the mean squared error of rgb over whole pictures and all views, in dB. Greater is better.
+* ``chamfer``: (mean_a min_b |a - b| + mean_b min_a |a - b|) / 2 between the candidate's points a, aligned likewise, and
   2,000 points b of the true surface, in world units. 0 is best; the truth itself reads 0.02 to 0.04.
-* ``kind``, ``colour``: what the judge (:mod:`dreamlab.toybox.judge`) reads: its mean log-probabilities over 24 views.
-* ``view_ratio``: mean over pairs of 12 views of their RMS difference, as a share of the truth's. 1 varies as much as
-  the truth does, 0 looks the same from everywhere. Noise also varies: read it together with the PSNR.
-* ``fronts``: in how many separate ranges of azimuth the judge sees a front. 1 is right, 2 or more is Janus, 0 is
-  faceless. The judge's score of 24 views is smoothed by (1, 2, 1) / 4 around the circle; a range is where it stays
-  above 0.4 and somewhere passes 0.6, and counts once for every 150 degrees begun: no face is seen from further around.
+* ``kind``, ``colour``: what the judge (:mod:`dreamlab.toybox.judge`) reads: its mean log-probabilities over the views.
+  ``p_kind``, ``p_colour``: its mean probability of the kind and colour that were asked for, in [0, 1].
+* ``view_ratio``: how much of the truth's change from view to view the candidate shows: <D, T> / <T, T>, where D and T are the
+  differences of all pairs of views of the candidate and of the truth, blurred by 1.5 pixels. It is the slope of a regression: 1
+  changes as the truth does, 0 looks the same from everywhere or changes otherwise. Noise and shifts do not count.
+* ``fronts``: in how many places around the circle the judge sees a front (:func:`count_fronts`). 1 is right, 2 or more is
+  Janus, 0 is faceless.
+* ``saturation``, ``clipped``, ``sharpness``, inside both silhouettes, the first and last also as ratios to the truth's in the
+  same pixels, and ``realism``: :mod:`dreamlab.metrics.appearance` defines them.
 
-None of kind, colour or view ratio says alone that an object is good: a faceless lathe has the right colour, often the
-right kind, and noise has a view ratio. How often each reading is right on objects whose answer is known stands in
-``docs/calibration.md``, which ``python -m dreamlab.metrics.calibrate`` writes.
+Where there is almost nothing to be seen (silhouettes under 1 % of the picture) ``kind`` and ``colour`` are "nothing" and
+neither is right, and all else reads 0 but for the PSNR and the realism of what little there is. None of kind, colour, IoU or
+view ratio says alone that an object is good: a faceless lathe has the right colour and often the right kind. How often each
+reading is right on objects whose answer is known stands in ``docs/calibration.md``, which ``python -m
+dreamlab.metrics.calibrate`` writes.
 """
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from itertools import groupby
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dreamlab.cameras import Cameras, ring
+from dreamlab.metrics import appearance
+from dreamlab.metrics.align import VIEWS, Aligned, RenderFn, align, decibels, iou, psnr
 from dreamlab.scenes.convert import seen
 from dreamlab.toybox.judge import RESOLUTION, Judge
-from dreamlab.toybox.objects import COLOURS, KINDS, Toy, colour_rgb
-from dreamlab.toybox.render import Layers, trace
-from dreamlab.types import Images, Render
+from dreamlab.toybox.objects import COLOURS, KINDS, Toy
+from dreamlab.toybox.render import blur
+from dreamlab.types import Images
 
-VIEWS = 24  # views of the candidate; every second one is compared with the truth
-TURNS = 72  # views of the truth, and so turns that are tried
-HIGH, LOW, WIDEST = 0.6, 0.4, 150.0  # of a front: score to reach, score to keep, degrees one face is seen over
-
-RenderFn = Callable[[Cameras, int, Tensor], Render]  # (cameras, resolution, background (3,)) -> Render
+HIGH, LOW, DIP, WIDEST = 0.6, 0.4, 0.25, 150.0  # of a front: score to reach, to keep, dip that parts two, degrees of one
+NOTHING = "nothing"  # what an empty scene reads as
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What :func:`truth` found; the module's page defines each value. ``turn_deg``: the truth seen from azimuth
-    ``a + turn_deg`` is what the candidate shows at ``a``. ``front_scores``: the judge's scores at the 24 azimuths."""
+    """What :func:`truth` found; the module's page defines each value. ``front_scores``: the judge's scores at the 24 azimuths,
+    the first at the true front."""
 
+    score: float
     iou: float
     psnr: float
     chamfer: float | None
@@ -55,25 +65,30 @@ class Truth:
     colour: str
     kind_right: bool
     colour_right: bool
+    p_kind: float
+    p_colour: float
     view_ratio: float
     fronts: int
+    saturation: float
+    saturation_ratio: float
+    clipped: float
+    sharpness: float
+    sharpness_ratio: float
+    realism: float
     turn_deg: float
+    shift_x: float
+    shift_y: float
+    shift_z: float
+    scale: float
     front_scores: tuple[float, ...]
+
+    @property
+    def shift(self) -> tuple[float, float, float]:
+        return self.shift_x, self.shift_y, self.shift_z
 
     def asdict(self) -> dict:
         """As a dictionary that JSON can hold."""
         return asdict(self)
-
-
-def iou(a: Bool[Tensor, "*b h w"], b: Bool[Tensor, "*b h w"]) -> Float[Tensor, "*b"]:
-    """Intersection over union of masks, 1 for two empty ones."""
-    union = (a | b).sum((-2, -1))
-    return torch.where(union > 0, (a & b).sum((-2, -1)) / union.clamp_min(1), 1.0)
-
-
-def psnr(a: Float[Tensor, "*b h w 3"], b: Float[Tensor, "*b h w 3"]) -> float:
-    """-10 log10 mean (a - b)^2 in dB, of pictures in [0, 1] (of 99 dB at most)."""
-    return -10 * math.log10(max((a - b).square().mean().item(), 10**-9.9))
 
 
 def chamfer(a: Float[Tensor, "n 3"], b: Float[Tensor, "m 3"]) -> float:
@@ -84,25 +99,52 @@ def chamfer(a: Float[Tensor, "n 3"], b: Float[Tensor, "m 3"]) -> float:
     return (distance.amin(1).mean() + distance.amin(0).mean()).item() / 2
 
 
-def variation(views: Float[Tensor, "b h w 3"]) -> float:
-    """Mean over all pairs of views of the root mean square of their difference."""
-    flat = views.reshape(len(views), -1)
-    rms = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist") / math.sqrt(flat.shape[1])
-    return (rms.sum() / (len(flat) * (len(flat) - 1))).item()
+def grown(mask: Bool[Tensor, "b h w"], pixels: int = 2) -> Bool[Tensor, "b h w"]:
+    """Everything within some pixels of a mask, diagonals included."""
+    return F.max_pool2d(mask.float(), 2 * pixels + 1, 1, pixels) > 0
+
+
+def score(pair: Aligned) -> float:
+    """PSNR in dB of the worst of four quarters of the circle, over the union of the silhouettes, grown by 2 pixels."""
+    union = grown(pair.mask | pair.true_mask)
+    error = (pair.seen - pair.true).square().mean(-1) * union
+    eighth = len(error) // 8
+    quarters = torch.arange(-eighth, eighth + 1) + len(error) // 4 * torch.arange(4)[:, None]
+    worst = (error.sum((1, 2))[quarters].sum(1) / union.sum((1, 2))[quarters].sum(1).clamp_min(1)).max()
+    return decibels(worst.item())
+
+
+def view_ratio(views: Images, true: Images) -> float:
+    """<D, T> / <T, T> of the differences D and T of all pairs of views, blurred by 1.5 pixels; 0 for a truth that never
+    changes."""
+    d, t = (blur(x.permute(0, 3, 1, 2), 1.5) for x in (views, true))
+    d, t = d - d.mean(0), t - t.mean(0)  # the sum over pairs is n times that over deviations from the mean view
+    return ((d * t).sum() / t.square().sum().clamp_min(1e-9)).item()
+
+
+def tops(run: list[float]) -> int:
+    """How often a row of numbers tops ``HIGH``, between falls and rises by ``DIP``."""
+    found, rising, last = 0, True, run[0]  # the last top or valley
+    for value in [*run, -1.0]:
+        if (value > last) == rising:
+            last = value
+        elif abs(value - last) >= DIP:
+            found += rising and last > HIGH
+            rising, last = not rising, value
+    return found
 
 
 def count_fronts(scores: Float[Tensor, "n"]) -> int:
-    """Separate ranges of azimuth that show a front, from scores in [0, 1] at n azimuths evenly around the circle."""
+    """In how many places a front is seen, from scores in [0, 1] at n azimuths evenly around the circle.
+
+    The scores are smoothed by (1, 2, 1) / 4. Each range where they stay above 0.4 (``LOW``) and somewhere top 0.6 (``HIGH``)
+    has as many fronts as it has such tops with a dip of 0.25 (``DIP``) between them, and at least one for each 150 degrees
+    (``WIDEST``) begun: no face is seen from further around.
+    """
     smooth = (scores.roll(1) + 2 * scores + scores.roll(-1)) / 4
     smooth = smooth.roll(-int(smooth.argmin())).tolist()  # no range is cut where the list begins
     ranges = [list(run) for inside, run in groupby(smooth, lambda score: score >= LOW) if inside]
-    return sum(math.ceil(len(run) * 360 / len(scores) / WIDEST) for run in ranges if max(run) > HIGH)
-
-
-def turn(points: Float[Tensor, "n 3"], degrees: float) -> Float[Tensor, "n 3"]:
-    """Points turned counter-clockwise about the vertical axis."""
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return points @ torch.tensor([[c, s, 0], [-s, c, 0], [0, 0, 1]], dtype=points.dtype, device=points.device)
+    return sum(max(tops(run), math.ceil(len(run) * 360 / len(smooth) / WIDEST)) for run in ranges if max(run) > HIGH)
 
 
 @torch.no_grad()
@@ -116,47 +158,30 @@ def seen_points(render: RenderFn, n: int = 4000) -> Float[Tensor, "n 3"]:
     return points[torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:n]]
 
 
-@lru_cache(maxsize=8)
-def _layers(kind: str) -> Layers:
-    return trace(Toy(kind), ring(TURNS), RESOLUTION)
-
-
-def true_views(kind: str, colour: str) -> Images:
-    """The truth from the azimuths of the candidate's 24 views, over white."""
-    return _layers(kind).rgb(torch.tensor(colour_rgb(colour)), torch.ones(3))[::TURNS // VIEWS]
-
-
 @torch.no_grad()
 def truth(render: RenderFn, kind: str, colour: str, points: Float[Tensor, "n 3"] | None = None) -> Truth:
     """Measure a candidate that should be a ``colour`` ``kind``.
 
     ``render``: a scene's bound ``render``, or anything called like it. ``points``: places of its surface for the
-    Chamfer distance (for Gaussians :func:`seen_points`); without them ``chamfer`` is None. The first time a
-    kind is asked for, its 72 views are traced (some 5 s on a CPU core); after that it costs the 24 renderings.
-    ``ValueError`` for a kind or colour the toybox does not have.
+    Chamfer distance (for Gaussians :func:`seen_points`); without them ``chamfer`` is None. ``ValueError`` for a kind or
+    colour the toybox does not have, and for a scene that is not finite.
     """
-    main = torch.tensor(colour_rgb(colour))
-    true = _layers(Toy(kind).kind)
-    shown = render(ring(VIEWS), RESOLUTION, torch.ones(3))
-    rgb, alpha = shown.rgb.detach().cpu().float().clamp(0, 1), shown.alpha.detach().cpu().float()
-    true_rgb, true_mask = true.rgb(main, torch.ones(3)), true.alpha[..., 0] > 0.5
-    mine, mask = rgb[::2], alpha[::2, :, :, 0] > 0.5
-    at = torch.arange(len(mine)) * (TURNS // len(mine))
-    found = []
-    for step in range(TURNS):
-        index = (at + step) % TURNS
-        found.append((iou(mask, true_mask[index]).mean().item(), psnr(mine, true_rgb[index])))
-    best = max(range(TURNS), key=lambda i: found[i][0] + found[i][1] / 30)
-    degrees = best * 360 / TURNS
-
-    distance = None
+    pair = align(render, kind, colour)
+    pose, distance = pair.pose, None
     if points is not None and len(points):
         surface = Toy(kind).surface_points(2000, torch.Generator().manual_seed(0))
-        distance = chamfer(turn(points.detach().cpu().float(), degrees), surface)
-
-    kinds, colours, front = Judge.load()(rgb.permute(0, 3, 1, 2).contiguous())
-    named = [list(names)[y.log_softmax(-1).mean(0).argmax()] for names, y in ((KINDS, kinds), (COLOURS, colours))]
-    scores = front.sigmoid()
-    ratio = variation(mine) / variation(true_rgb[(at + best) % TURNS])
-    return Truth(*found[best], distance, *named, named[0] == kind, named[1] == colour, ratio, count_fronts(scores),
-                 degrees, tuple(scores.tolist()))
+        distance = chamfer(pose.undo(points.detach().cpu().float()), surface)
+    place = {"turn_deg": pose.turn_deg, "scale": pose.scale} | {f"shift_{x}": v for x, v in zip("xyz", pose.shift, strict=True)}
+    if pair.empty:
+        zero = dict.fromkeys(("score", "iou", "p_kind", "p_colour", "view_ratio"), 0.0)
+        return Truth(psnr=psnr(pair.seen, pair.true), chamfer=distance, kind=NOTHING, colour=NOTHING, kind_right=False,
+                     colour_right=False, fronts=0, front_scores=(0.0,) * VIEWS, **zero, **appearance.solid(pair), **place)
+    logits = Judge.load()(pair.seen.permute(0, 3, 1, 2).contiguous())
+    names, chance = [], []
+    for known, asked, y in ((KINDS, kind, logits[0]), (COLOURS, colour, logits[1])):
+        names.append(list(known)[y.log_softmax(-1).mean(0).argmax()])
+        chance.append(y.softmax(-1)[:, list(known).index(asked)].mean().item())
+    scores = logits[2].sigmoid()
+    return Truth(score(pair), iou(pair.mask, pair.true_mask).mean().item(), psnr(pair.seen, pair.true), distance, *names,
+                 names[0] == kind, names[1] == colour, *chance, view_ratio(pair.seen, pair.true), count_fronts(scores),
+                 front_scores=tuple(scores.tolist()), **appearance.solid(pair), **place)

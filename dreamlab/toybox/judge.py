@@ -17,8 +17,8 @@ from dreamlab.toybox.objects import COLOURS, KINDS
 
 WEIGHTS = Path(__file__).parent / "weights" / "judge"
 RESOLUTION = 64
-# A view shows a front fully up to 25 degrees beside it, and no more beyond 45; the target falls linearly in between.
-FRONT_DEG = (25.0, 45.0)
+# A view shows a front fully up to 15 degrees beside it, and no more beyond 35; the target falls linearly in between.
+FRONT_DEG = (15.0, 35.0)
 Logits = Float[Tensor, "b 8"]
 
 

@@ -167,21 +167,14 @@ MIRROR_SYMMETRIC = frozenset(KINDS) - {"mug", "house"}  # the mug's handle and t
 HELD_OUT = frozenset((kind, list(COLOURS)[(3 * i + 1) % 8]) for i, kind in enumerate(KINDS))
 
 
-@dataclass(frozen=True)
-class Toy:
-    """One object. ``warp`` maps a query point to the point of the plain object it copies (see :func:`fronts`)."""
+class Body:
+    """A solid by its parts: distance, colour and normal of any points. ``scale`` and ``warp`` say how a tracer is to step."""
 
-    kind: str
-    warp: Callable[[Points], Points] | None = None
     scale: float = 1.0
-
-    def __post_init__(self):
-        if self.kind not in KINDS:
-            raise ValueError(f"no kind {self.kind!r} in the toybox; choose one of: {', '.join(KINDS)}")
+    warp: Callable[[Points], Points] | None = None
 
     def parts(self, p: Points) -> list[Part]:
-        p = p / self.scale
-        return KINDS[self.kind](self.warp(p) if self.warp else p)
+        raise NotImplementedError
 
     def sdf(self, p: Points) -> Float[Tensor, "n"]:
         """Signed distance to the surface, negative inside, in world units."""
@@ -209,6 +202,23 @@ class Toy:
             p = p - self.sdf(p)[:, None] * self.normal(p)
         p = p[self.sdf(p).abs() < 2e-3]
         return p[torch.randperm(len(p), generator=generator)[:n]]
+
+
+@dataclass(frozen=True)
+class Toy(Body):
+    """One object. ``warp`` maps a query point to the point of the plain object it copies (see :func:`fronts`)."""
+
+    kind: str
+    warp: Callable[[Points], Points] | None = None
+    scale: float = 1.0
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"no kind {self.kind!r} in the toybox; choose one of: {', '.join(KINDS)}")
+
+    def parts(self, p: Points) -> list[Part]:
+        p = p / self.scale
+        return KINDS[self.kind](self.warp(p) if self.warp else p)
 
 
 def fronts(n: int) -> Callable[[Points], Points]:

@@ -3,7 +3,7 @@
 A picture is linear in the object's main colour and in the background, ``rgb = fixed + main * colour + empty * background``,
 so :func:`trace` renders the three layers once and :meth:`Layers.rgb` paints them in any colours.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dreamlab.cameras import Cameras
 from dreamlab.mesh import Mesh, marching_cubes
-from dreamlab.toybox.objects import Toy, colour_rgb
+from dreamlab.toybox.objects import Body, Toy, colour_rgb
 from dreamlab.types import Render
 
 
@@ -46,7 +46,7 @@ def blur(x: Float[Tensor, "n c h w"], sigma: float) -> Float[Tensor, "n c h w"]:
 
 
 @torch.no_grad()
-def trace(toy: Toy, cameras: Cameras, resolution: int, supersample: int = 2, steps: int = 64) -> Layers:
+def trace(toy: Body, cameras: Cameras, resolution: int, supersample: int = 2, steps: int = 64) -> Layers:
     """Sphere-trace ``toy``: each ray advances by the distance until it is under 1e-3 of the surface or has left.
 
     ``supersample``: rays per pixel and axis, averaged. Depth is along the camera's z axis, averaged over the rays that hit.
@@ -85,6 +85,13 @@ def trace(toy: Toy, cameras: Cameras, resolution: int, supersample: int = 2, ste
     image = torch.nn.functional.avg_pool2d(image, supersample).permute(0, 2, 3, 1)
     fixed, main, alpha, z, n = image.split([3, 1, 1, 1, 3], -1)
     return Layers(fixed, main, alpha, z / alpha.clamp_min(1e-6) * (alpha > 0), torch.nn.functional.normalize(n, dim=-1))
+
+
+def untextured(layers: Layers, cameras: Cameras) -> Layers:
+    """What the cameras traced, with the main colour everywhere."""
+    rays = cameras.rays(layers.alpha.shape[1])[1]
+    light = shade(layers.normal.reshape(-1, 3), rays.reshape(-1, 3)).view_as(layers.alpha)
+    return replace(layers, fixed=torch.zeros_like(layers.fixed), main=light * layers.alpha)
 
 
 def render(toy: Toy, colour: str | Tensor, cameras: Cameras, resolution: int = 64, background=(1.0, 1.0, 1.0)) -> Render:
