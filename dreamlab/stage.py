@@ -38,10 +38,7 @@ Look = Callable[[Scene, Prior, Cameras, int | None, Tensor, torch.Generator], tu
 
 
 def rgb(scene, prior, cameras, resolution, background, generator) -> tuple[Render, Tensor]:
-    """The prior looks at the rendered colours. What is not finite is an error that names cameras, background or scene."""
-    for name, given in vars(cameras).items():
-        finite(given, f"the cameras' {name} has", "change cameras")  # their own checks were passed when they were made
-    finite(background, "the background has", "change background")
+    """The prior looks at the rendered colours. What is not finite is an error that names the scene."""
     render = scene.render(cameras, resolution, background, generator)
     if not render.rgb.isfinite().all():
         raise FloatingPointError(f"the render has {unbound(render.rgb)} of {render.rgb.numel()} values that are not finite: "
@@ -235,7 +232,7 @@ def _advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:
         group["lr"] = rate * stage.decay(step, stage.steps)
         check(f"the rate of {group['name']} at step {step}", group["lr"], NotNegative, "change rates or decay")
     cameras = (stage.cameras or Orbit()).at(step, stage.steps).sample(stage.views, generator)
-    background = stage.background(stage.views, generator)
+    background = finite(stage.background(stage.views, generator), "the background has", "change background")
 
     def look(rows: slice) -> tuple[Render | None, Tensor]:
         jitter = stream(stage.seed, "jitter", step * stage.views + rows.start)

@@ -463,7 +463,7 @@ class Astray(Orbit):
 def test_scene_cameras_background_and_rates_are_told_apart(plan):
     made = plan()
     made.cameras = Astray()
-    with pytest.raises(ValueError, match="the cameras' radius has 4 of 4 values that are not finite: change cameras"):
+    with pytest.raises(ValueError, match=r"Cameras.radius must be .*values not finite: change Cameras.radius"):
         list(run(made, progress=False))
     made = plan()
     made.background = lambda n, generator: torch.full((n, 3), NAN)
