@@ -43,7 +43,7 @@ EXERCISES = [
 
 test_stub_is_asked_for, test_solution_is_right, test_typical_mistakes_are_named = both_sides(EXERCISES)
 
-RIGHT = dict(sharpness_ratio=1.0, saturation_ratio=1.0, realism=1.0, kind=0.9, colour=0.9, fronts=1, psnr=20.0, seconds=60.0)
+RIGHT = dict(sharpness_ratio=1.0, saturation_ratio=1.0, realism=1.0, kind=0.9, colour=0.9, fronts=1, psnr=20.0)
 METHODS = ("SDS", "VSD", "ISM", "CSD", "VDM", "VDM+DCA", "VDM+DCA 100", "VDM+DCA 500", "VDM linear", "VDM noisy",
            "NeRF VDM+DCA", "NeRF VSD", "demo", "0 steps")
 EVERY = {claim.text: claim for claims in course.CLAIMS.values() for claim in claims}
@@ -63,7 +63,6 @@ def test_every_claim_stands_once_and_is_a_number():
     ("VDM is sharper than SDS", "sharpness_ratio", "VDM", "SDS"),
     ("DCA takes saturation off VDM", "saturation_ratio", "VDM", "VDM+DCA"),
     ("VDM+DCA is more real than ISM (LucidDreamer)", "realism", "ISM", "VDM+DCA"),
-    ("VDM+DCA is faster than ISM (section 4.4)", "seconds", "ISM", "VDM+DCA"),
     ("VDM+DCA is nearer to the truth than SDS: PSNR", "psnr", "VDM+DCA", "SDS"),
     ("VDM+DCA above SDS on the same points (GaussianDreamer): kind", "kind", "VDM+DCA", "SDS"),
     ("VDM+DCA more often has one front than SDS", "fronts", "SDS", "VDM+DCA"),
@@ -79,12 +78,6 @@ def test_nearer_to_a_than_to_c_is_told_from_the_other_way_round():
     claim = EVERY["500 is nearer to SDS than to 300: sharpness"]
     assert claim.d(runs(sharpness_ratio={"SDS": 0.5, "VDM+DCA": 1.0, "VDM+DCA 500": 0.6})) > 0
     assert claim.d(runs(sharpness_ratio={"SDS": 0.5, "VDM+DCA": 1.0, "VDM+DCA 500": 0.9})) < 0
-
-
-def test_comparable_times_differ_by_a_quarter_at_most():
-    claim = EVERY["VDM+DCA takes as long as SDS, within a quarter"]
-    for seconds, sign in ((60, 1), (74, 1), (49, 1), (76, -1), (47, -1)):
-        assert sign * claim.d(runs(seconds={"VDM+DCA": seconds})) > 0
 
 
 def test_a_measure_at_its_ceiling_tells_nothing():
@@ -127,7 +120,7 @@ def test_the_stored_sweeps_are_what_the_notebook_reads(name, methods, prompts):
     assert len(course.paired(table, names)) == prompts
     for row in table:
         assert all(0 <= row[k] <= 1 for k in ("iou", "kind", "colour", "saturation", "sharpness"))
-        assert all(row[k] > 0 for k in ("saturation_ratio", "sharpness_ratio", "realism", "seconds", "psnr"))
+        assert all(row[k] > 0 for k in ("saturation_ratio", "sharpness_ratio", "realism", "score", "psnr"))
     pictures = sheet(name)
     assert pictures.shape == (methods, prompts, 3, 64, 64, 3) and pictures.amin() >= 0 and pictures.amax() <= 1
     assert (pictures.flatten(3).std(-1) > 0.02).all() and not torch.equal(pictures[0], pictures[1])

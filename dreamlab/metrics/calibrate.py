@@ -366,8 +366,9 @@ are those of `seen_points`, which never looks from below, so that a mug or a hou
 it within a kind.
 
 The {n} cases of a row are {objects} objects in {colours} colours each, so they are not {n} independent trials. Judge,
-thresholds and ranges of right readings were set with pilot runs on other seeds (1000, 2000, 5) in sight. Pictures of *flat*
-cases are measured by `appearance.measure`, all others by `truth`.
+thresholds and ranges of right readings were set with pilot runs on other seeds (1000, 2000, 5) in sight. Seed 4242 came next and met the bar too; then a distilled
+snowman with too tall a hat was found 29 degrees off, the alignment was mended, and this is a seed of its own again. Pictures of
+*flat* cases are measured by `appearance.measure`, all others by `truth`.
 
 {table}
 
@@ -402,7 +403,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=1, help="random frames per kind")
     parser.add_argument("--colours", type=int, default=2, help="colours per frame")
-    parser.add_argument("--seed", type=int, default=4242)
+    parser.add_argument("--seed", type=int, default=5353)
     parser.add_argument("--out", type=Path, default=Path("."), help="where docs/ and benchmarks/results/ are")
     args = parser.parse_args()
     size = {"seed": args.seed, "frames": args.frames, "colours": args.colours}
