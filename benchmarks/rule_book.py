@@ -76,13 +76,16 @@ def latents(rule: str, seed: int) -> Tensor:
 
 def write(prior: DiffusionPrior) -> None:
     """The table, and the contact sheet: a row a rule, all seeds side by side; then samples of the prior and true renders."""
-    real = references(PROMPT, through=lambda images: prior.decode(prior.encode(images)))
+    def through(images: Tensor) -> Tensor:
+        return prior.decode(prior.encode(images))
+
+    real, others = references(PROMPT, through=through), references(PROMPT, SEEDS * PICTURES, seed=1, through=through)
     prompt = Prompt(prior.embed([PROMPT]), prior.null)
     settings = shared(prior)
     sampled = [prior.decode(prior.sample(prompt, PICTURES, seeded(seed), settings["guidance"], offset=1))
                for seed in range(SEEDS)]
     pictures = {rule: [prior.decode(latents(rule, seed)) for seed in done(rule)] for rule in RULES if done(rule)}
-    pictures |= {"samples": sampled, "renders": list(real[-SEEDS * PICTURES :].split(PICTURES))}
+    pictures |= {"samples": sampled, "renders": list(others.split(PICTURES))}
     before, sheet = comparison()
     rows, strips = before["rows"], dict(zip(before["rows"], sheet.split(real.shape[1]), strict=True))
     if before["settings"] != settings:

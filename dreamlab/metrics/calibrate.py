@@ -366,9 +366,9 @@ are those of `seen_points`, which never looks from below, so that a mug or a hou
 it within a kind.
 
 The {n} cases of a row are {objects} objects in {colours} colours each, so they are not {n} independent trials. Judge,
-thresholds and ranges of right readings were set with pilot runs on other seeds (1000, 2000, 5) in sight. Seed 4242 came next and met the bar too; then a distilled
-snowman with too tall a hat was found 29 degrees off, the alignment was mended, and this is a seed of its own again. Pictures of
-*flat* cases are measured by `appearance.measure`, all others by `truth`.
+thresholds and ranges of right readings were set with pilot runs on other seeds (1000, 2000, 5) in sight. Seed 4242 came next
+and met the bar too; then a distilled snowman with too tall a hat was found 29 degrees off, the alignment was mended, and this
+is a seed of its own again. Pictures of *flat* cases are measured by `appearance.measure`, all others by `truth`.
 
 {table}
 
