@@ -6,7 +6,7 @@ had more than one (``torch.set_num_threads``, ``OMP_NUM_THREADS``). The pieces, 
 added, are the same for any number of threads: so are the bits.
 """
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -19,16 +19,17 @@ PIECES = 2  # of a batch at most: more of them cost more than further cores of a
 In, Out = TypeVar("In"), TypeVar("Out")
 _crew: ContextVar[tuple[ThreadPoolExecutor, ...]] = ContextVar("crew", default=())
 _pieces: ContextVar[int] = ContextVar("pieces", default=1)
+_later: ContextVar[list[Future] | None] = ContextVar("later", default=None)
 
 
 @cache
 def crew() -> tuple[ThreadPoolExecutor, ...]:
-    """A thread for each piece, in which an operation has one thread.
+    """A thread for each piece and one for :func:`later`, in which an operation has one thread.
 
     A piece's own thread draws it and differentiates it: autograd adds up in the order in which a thread made the graph, and
     knows no order between two threads.
     """
-    return tuple(ThreadPoolExecutor(1, "dreamlab", lambda: torch.set_num_threads(1)) for _ in range(PIECES))
+    return tuple(ThreadPoolExecutor(1, "dreamlab", lambda: torch.set_num_threads(1)) for _ in range(PIECES + 1))
 
 
 @contextmanager
@@ -50,12 +51,15 @@ def sharing(device: torch.device) -> Iterator[None]:
         yield
         return
     with threads(1) as n:
-        tokens = _pieces.set(PIECES), _crew.set(crew() if n > 1 else ())
+        tokens = _pieces.set(PIECES), _crew.set(crew() if n > 1 else ()), _later.set([])
         try:
             yield
         finally:
-            _pieces.reset(tokens[0])
-            _crew.reset(tokens[1])
+            wait(begun := _later.get())
+            for variable, token in zip((_pieces, _crew, _later), tokens, strict=True):
+                variable.reset(token)
+        for future in begun:
+            future.result()
 
 
 def pieces(n: int) -> list[slice]:
@@ -80,9 +84,18 @@ def each(function: Callable[[In], Out], items: Sequence[In]) -> list[Out]:
         with torch.set_grad_enabled(gradients):
             return function(item)
 
-    futures = [worker.submit(work, item) for worker, item in zip(workers, items, strict=True)]
+    futures = [worker.submit(work, item) for worker, item in zip(workers[:PIECES], items, strict=True)]
     wait(futures)
     return [future.result() for future in futures]
+
+
+def later(work: Callable[[], object]) -> None:
+    """Do what nothing else in a step waits for: beside it, where the pieces have threads, and at once elsewhere. It has ended
+    when :func:`sharing` ends, which raises its error."""
+    if _crew.get():
+        _later.get().append(_crew.get()[-1].submit(work))
+    else:
+        work()
 
 
 def gradients(loss: Callable[[In], Tensor], items: Sequence[In], leaves: Sequence[Tensor]) -> list[Tensor | None]:

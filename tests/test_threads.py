@@ -1,5 +1,6 @@
 """The views of a step are shared out over threads, and nobody can tell by the result."""
 import threading
+import time
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from dreamlab.methods import METHODS
 from dreamlab.pipeline import work
 from dreamlab.rules.base import distill
 from dreamlab.stage import advance, make_optimiser
-from dreamlab.threads import PIECES, each, gradients, pieces, sharing, threads
+from dreamlab.threads import PIECES, each, gradients, later, pieces, sharing, threads
 
 CPU = torch.device("cpu")
 SMALL = {"start.points": 60, "steps": 4, "views": 5, "resolution": 32}
@@ -116,3 +117,22 @@ def test_another_device_is_left_alone():
     before = torch.get_num_threads()
     with sharing(torch.device("meta")):
         assert torch.get_num_threads() == before and pieces(4) == [slice(0, 4)]
+
+
+def test_what_nothing_waits_for_has_ended_with_the_step_and_fails_with_it():
+    done = []
+
+    def fail():
+        raise FloatingPointError("not finite")
+
+    later(lambda: done.append(0))
+    assert done == [0]  # at once where nothing is shared
+    with threads(2):
+        with sharing(CPU):
+            later(lambda: (time.sleep(0.05), done.append(threading.get_ident())))
+        assert len(done) == 2 and done[1] != threading.get_ident()
+        with pytest.raises(FloatingPointError, match="not finite"), sharing(CPU):
+            later(fail)
+        with pytest.raises(ValueError, match="the step's own"), sharing(CPU):
+            later(fail)
+            raise ValueError("the step's own error comes first")

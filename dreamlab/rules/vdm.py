@@ -20,6 +20,7 @@ from dreamlab.prompts import Prompt
 from dreamlab.rules.base import Cutoff, Residual, Rule
 from dreamlab.rules.operators import OPERATORS
 from dreamlab.schedules import dca_lambda, noise_to_signal, one
+from dreamlab.threads import later
 from dreamlab.types import Sample, Steps
 
 
@@ -78,8 +79,9 @@ class VDM(Rule):
         """
         self.learner.to(eps_y.device)
         predicted = self.operator.train()(eps_y.detach().float())
-        loss = self.learner.step((predicted - eps.float()).square().mean())
-        return predicted.detach().to(eps_y), loss
+        loss = (predicted - eps.float()).square().mean()
+        later(lambda: self.learner.step(loss))
+        return predicted.detach().to(eps_y), loss.detach()
 
     def state_dict(self) -> dict[str, Tensor]:
         """``operator.NAME`` and Adam's ``operator.adam.NAME.{step, exp_avg, exp_avg_sq}``, copied."""
