@@ -21,7 +21,7 @@ demo: .venv/.core  ## text to 3D on the bundled prior: make demo PROMPT="a yello
 test: install  ## everything CI runs
 	$(BIN)/ruff check .
 	$(UNIT)
-	OMP_NUM_THREADS=2 $(BIN)/python -m pytest $(NBVAL) notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(NBVAL) notebooks
 
 check: install  ## lint and the quick tests
 	$(BIN)/ruff check .

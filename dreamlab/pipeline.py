@@ -269,13 +269,13 @@ class Asked:
             raise ValueError(f"the prompt {self.prompt[:60]!r} has characters that no file of results can hold: leave them out")
         check_order(self.parts)
 
-    def tag(self, name: str, version: int | None = None) -> str:
+    def tag(self, name: str) -> str:
         """A short name for a part's settings: what differs from the method's own, and the parts before it."""
         i = list(self.parts).index(name)
         own = self.method.parts(self.tier)[name]
-        about = {"method": self.method.name, "version": version or self.method.version, "tier": self.tier, "part": name,
+        about = {"method": self.method.name, "version": self.method.version, "tier": self.tier, "part": name,
                  "prompt": self.prompt, "seed": self.seed, "differs": difference(describe(self.parts[name]), describe(own)),
-                 "before": [self.tag(before, version) for before in list(self.parts)[:i]]}
+                 "before": [self.tag(before) for before in list(self.parts)[:i]]}
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
 
     def settings(self, name: str) -> dict:
