@@ -71,6 +71,17 @@ def test_noise_is_no_change_between_views(generator):
     assert abs(view_ratio(true.mean(0) + noise, true)) < 0.02 and view_ratio(true + noise, true) == pytest.approx(1, abs=0.02)
 
 
+def test_points_that_are_not_finite_have_no_distance():
+    cloud = torch.zeros(4, 3)
+    for spoilt in (float("nan"), float("inf")):
+        bad = cloud.clone()
+        bad[1, 2] = spoilt
+        with pytest.raises(ValueError, match="the points to be measured have 1 of 12 values that are not finite"):
+            chamfer(bad, cloud)
+        with pytest.raises(ValueError, match="1 of 12"):
+            chamfer(cloud, bad)
+
+
 def test_turn_is_counter_clockwise():
     assert torch.allclose(turn(torch.tensor([[1.0, 0, 2]]), 90.0), torch.tensor([[0.0, 1, 2]]), atol=1e-6)
 

@@ -40,6 +40,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dreamlab.checks import finite
 from dreamlab.metrics import appearance
 from dreamlab.metrics.align import VIEWS, Aligned, RenderFn, align, decibels, iou, psnr
 from dreamlab.scenes.convert import seen
@@ -92,9 +93,12 @@ class Truth:
 
 
 def chamfer(a: Float[Tensor, "n 3"], b: Float[Tensor, "m 3"]) -> float:
-    """Symmetric mean distance to the nearest point of the other cloud, in the clouds' units."""
+    """Symmetric mean distance to the nearest point of the other cloud, in the clouds' units. ValueError for an empty cloud, and
+    for one that is not finite."""
     if len(a) == 0 or len(b) == 0:
         raise ValueError(f"chamfer needs points in both clouds, got {len(a)} and {len(b)}")
+    for points in (a, b):
+        finite(points, "the points to be measured have", "give a scene that is finite, such as one from before it diverged")
     distance = torch.cat([torch.cdist(chunk, b) for chunk in a.split(2048)])
     return (distance.amin(1).mean() + distance.amin(0).mean()).item() / 2
 
