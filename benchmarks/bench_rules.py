@@ -37,6 +37,7 @@ from dreamlab.priors.diffusion import DiffusionPrior, quiet
 from dreamlab.prompts import Prompt
 from dreamlab.scenes.picture import Picture
 from dreamlab.stage import Stage, advance, latents, make_optimiser
+from dreamlab.threads import threads
 
 # Of stabilityai/stable-diffusion-2-1-base; everything else is diffusers' default.
 SD21 = {"sample_size": 64, "in_channels": 4, "out_channels": 4, "block_out_channels": (320, 640, 1280, 1280),
@@ -133,7 +134,7 @@ def plan(name: str, prior: Prior, prompt: Prompt, batch: int, t: int, seed: int)
 
 
 def bench(prior: Prior, prompt: Prompt, rounds: int = 7, batch: int = 4, t: int = 500, seed: int = 0) -> dict[str, dict]:
-    """Every rule once a round, the first round being for warming up.
+    """Every rule once a round, the first being for warming up; with one thread, so that nothing runs beside what is timed.
 
     ``rules``: medians by rule and part, in milliseconds; ``ratios``: medians of ratios within a round."""
     device = prior.device
@@ -144,7 +145,7 @@ def bench(prior: Prior, prompt: Prompt, rounds: int = 7, batch: int = 4, t: int 
             clock = Clock(device)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            with ExitStack() as stack:
+            with threads(1), ExitStack() as stack:
                 watch(clock, stack, prior, stage.rule)
                 start = clock.now()
                 advance(stage, adam, step)
@@ -193,10 +194,10 @@ def main(arguments: list[str] | None = None) -> int:
         (prior, prompt), processor, shape = toybox(), platform.machine(), "toybox"
     result = bench(prior, prompt, args.rounds, seed=args.seed)
     print(f"{shape}, {prior.resolution} px, batch 4, t = 500, {prior.unet.dtype}; torch {torch.__version__}, {processor}, "
-          f"{torch.get_num_threads()} threads; median of {args.rounds} rounds\n\n{table(result)}")
+          f"one thread; median of {args.rounds} rounds\n\n{table(result)}")
     if args.json:
         write_json(args.json, {
-            "date": str(date.today()), "torch": torch.__version__, "processor": processor, "threads": torch.get_num_threads(),
+            "date": str(date.today()), "torch": torch.__version__, "processor": processor, "threads": 1,
             "seed": args.seed, "rounds": args.rounds, "prior": shape, "resolution": prior.resolution,
             "dtype": str(prior.unet.dtype), "batch": 4, "t": 500} | result)
     return 0
