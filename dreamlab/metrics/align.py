@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dreamlab.cameras import Cameras, ring
+from dreamlab.checks import finite
 from dreamlab.toybox.judge import RESOLUTION
 from dreamlab.toybox.objects import Toy, colour_rgb
 from dreamlab.toybox.render import Layers, blur, trace
@@ -40,6 +41,7 @@ STEPS = 3  # of refinement, at most
 LIMIT = torch.tensor([10.0, 0.1, 0.1, 0.1, 0.1])  # of a step: degrees, world units, log of the scale
 LOW_PASS = 1.0  # standard deviation in pixels of the blur before derivatives are taken
 FOV_DEG = 40.0  # of the protocol's cameras
+FINITE = "give a scene that is finite, such as one from before it diverged"
 
 RenderFn = Callable[[Cameras, int, Tensor], Render]  # (cameras, resolution, background (3,)) -> Render
 
@@ -121,19 +123,11 @@ def likeness(views: Float[Tensor, "b 4 h w"], true: Float[Tensor, "b 4 h w"]) ->
     return iou(views[:, 3] > 0.5, true[:, 3] > 0.5).mean().item() + decibels(error) / 30
 
 
-def finite(pictures: Float[Tensor, "b *dims"]) -> Float[Tensor, "b *dims"]:
-    """Pictures as floats on the CPU. ValueError where any holds NaN or infinity."""
-    pictures = pictures.detach().cpu().float()
-    if bad := int((~pictures.isfinite()).flatten(1).any(1).sum()):
-        raise ValueError(f"{bad} of {len(pictures)} pictures to be measured hold NaN or infinity: give a scene that is finite, "
-                         "such as one from before it diverged")
-    return pictures
-
-
 def look(render: RenderFn, cameras: Cameras) -> Float[Tensor, "b 4 h w"]:
     """Views over white with their alpha. ValueError for values that are not finite."""
     shown = render(cameras, RESOLUTION, torch.ones(3))
-    return finite(torch.cat([shown.rgb, shown.alpha], -1)).permute(0, 3, 1, 2).clamp(0, 1)
+    views = torch.cat([shown.rgb, shown.alpha], -1).detach().cpu().float()
+    return finite(views, "the pictures to be measured have", FINITE).permute(0, 3, 1, 2).clamp(0, 1)
 
 
 def warp(views: Float[Tensor, "b 4 h w"], cameras: Cameras, shift: Float[Tensor, "3"], scale: float,

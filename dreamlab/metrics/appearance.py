@@ -28,7 +28,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dreamlab.metrics.align import Aligned, finite, layers
+from dreamlab.checks import finite
+from dreamlab.metrics.align import FINITE, Aligned, layers
 from dreamlab.toybox.captions import parse
 from dreamlab.toybox.dataset import FRONT_BIAS, backgrounds, biased_cameras
 from dreamlab.toybox.judge import Judge
@@ -142,7 +143,7 @@ def measure(images: Images, prompt: str, real: Float[Tensor, "n _ _ 3"]) -> dict
     """Of flat pictures, beside the references ``real``: means over their interiors; realism, kind and colour over the pictures.
     ValueError for pictures that are not finite."""
     kind, colour = parse(prompt)
-    images = finite(images).clamp(0, 1)
+    images = finite(images.detach().cpu().float(), "the pictures to be measured have", FINITE).clamp(0, 1)
     mine, theirs = (eroded(~background(x)) for x in (images, real))
     p_kind, p_colour = (p.mean().item() for p in fidelity(images, kind, colour))
     return surface(images, mine, real, theirs) | {"kind": p_kind, "colour": p_colour,

@@ -42,7 +42,7 @@ from torch import Tensor
 
 from dreamlab.checks import finite
 from dreamlab.metrics import appearance
-from dreamlab.metrics.align import VIEWS, Aligned, RenderFn, align, decibels, iou, psnr
+from dreamlab.metrics.align import FINITE, VIEWS, Aligned, RenderFn, align, decibels, iou, psnr
 from dreamlab.scenes.convert import seen
 from dreamlab.toybox.judge import RESOLUTION, Judge
 from dreamlab.toybox.objects import COLOURS, KINDS, Toy
@@ -98,7 +98,7 @@ def chamfer(a: Float[Tensor, "n 3"], b: Float[Tensor, "m 3"]) -> float:
     if len(a) == 0 or len(b) == 0:
         raise ValueError(f"chamfer needs points in both clouds, got {len(a)} and {len(b)}")
     for points in (a, b):
-        finite(points, "the points to be measured have", "give a scene that is finite, such as one from before it diverged")
+        finite(points, "the points to be measured have", FINITE)
     distance = torch.cat([torch.cdist(chunk, b) for chunk in a.split(2048)])
     return (distance.amin(1).mean() + distance.amin(0).mean()).item() / 2
 
