@@ -10,7 +10,7 @@ from typing import Annotated, get_type_hints
 import torch
 
 from dreamlab.cameras import Orbit
-from dreamlab.checks import Count, Positive, Range, check, check_fields, finite
+from dreamlab.checks import Count, Name, Positive, Range, Timestep, check, check_fields, finite
 from dreamlab.files import writing
 from dreamlab.noise import Schedule, ddim_sample, randn
 from dreamlab.prompts import Cond, Prompt, cat, check_condition, expand, take
@@ -31,6 +31,8 @@ class Card:
     ``guidance``    diffusers' s at which its samples look best.
     ``critic_rate`` of LoRA beside it.
     ``views``       the cameras it was trained on, of which a file holds :data:`VIEWS`.
+    ``base``        the prior that the folder's adapter belongs to, which has all other weights.
+    ``highest``     the largest t it was trained on, where that is not the last.
     """
 
     world: str | None = None
@@ -38,6 +40,8 @@ class Card:
     guidance: Guidance | None = None
     critic_rate: Positive | None = None
     views: Orbit | None = None
+    base: Name | None = None
+    highest: Timestep | None = None
 
     def __post_init__(self):
         check_fields(self)

@@ -47,8 +47,10 @@ class Views:
     azimuth_deg: Tensor
 
     @staticmethod
-    def make(per_kind: int, bias=FRONT_BIAS, seed: int = 0, resolution: int = 64, cache: Path | None = None) -> "Views":
-        """Render ``per_kind`` views of each kind; kept in the file ``cache`` if one is named."""
+    def make(per_kind: int, bias=FRONT_BIAS, seed: int = 0, resolution: int = 64, cache: Path | None = None,
+             normals: bool = False) -> "Views":
+        """Render ``per_kind`` views of each kind; kept in the file ``cache`` if one is named. ``normals``: the world normals n
+        as colours, (n + 1) / 2, in the place of the colours."""
         if cache and cache.exists():
             n = per_kind * len(KINDS)
             like = {"layers": (n, 5, resolution, resolution), "kind": (n,), "azimuth_deg": (n,)}
@@ -60,7 +62,10 @@ class Views:
             azimuths.append(cameras.azimuth_deg)
             for i in range(0, per_kind, 8):
                 traced = trace(Toy(kind), cameras[i : i + 8], resolution)
-                stack = torch.cat([traced.fixed, traced.main, traced.alpha], -1).permute(0, 3, 1, 2)
+                fixed, main = traced.fixed, traced.main
+                if normals:
+                    fixed, main = (traced.normal + 1) / 2 * traced.alpha, torch.zeros_like(main)
+                stack = torch.cat([fixed, main, traced.alpha], -1).permute(0, 3, 1, 2)
                 layers.append((stack * 255).round().to(torch.uint8).contiguous())
         views = Views(torch.cat(layers), torch.arange(len(KINDS)).repeat_interleave(per_kind), torch.cat(azimuths))
         if cache:
