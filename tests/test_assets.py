@@ -6,6 +6,7 @@ import re
 import shutil
 import struct
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +14,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from dreamlab import assets, atlas
+from dreamlab import assets, atlas, cli, runs, scenes
 from dreamlab.assets import load_mesh, save_asset_viewer, save_glb, save_obj, save_stl, watertight
+from dreamlab.files import write_json
 from dreamlab.mesh import Mesh
 from dreamlab.noise import seeded
+from dreamlab.scenes.base import Scene
 from dreamlab.scenes.gaussians import Gaussians, save_ply
+from dreamlab.scenes.picture import Picture
 from dreamlab.toybox import render
 from dreamlab.toybox.objects import Toy, colour_rgb
 
@@ -412,3 +416,96 @@ def test_the_page_holds_the_files_and_asks_nothing_of_the_network(tetrahedron, t
     assert held((tmp_path / "one.html").read_text(encoding="utf-8"), "glb") == b""
     with pytest.raises(ValueError, match="a page needs something to turn, got no mesh and no gaussians: give one or both"):
         save_asset_viewer(tmp_path / "none.html")
+
+
+# from a run
+
+
+class Solid(Scene):
+    """A scene that is a tetrahedron, with a colour for each place."""
+
+    def __init__(self, size: torch.Tensor):
+        self.size = size
+
+    def parameters(self):
+        return {"size": self.size}
+
+    @classmethod
+    def rebuild(cls, config, leaves, prior=None):
+        return cls(leaves["size"])
+
+    def mesh(self):
+        corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]) * self.size
+        faces = torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+        return Mesh(corners, faces, smooth(corners))
+
+    def paint(self, points):
+        return smooth(points)
+
+
+def made(home: Path, scene: Scene, **settings) -> Path:
+    scene.save(home / "scene.safetensors")
+    if settings:
+        write_json(home / "settings.json", settings)
+    return home
+
+
+def test_a_run_is_exported_from_the_shell(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(scenes.SCENES, "Solid", Solid)
+    home = made(tmp_path / "solid", Solid(torch.tensor(0.5)), prompt="a red wedge")
+    assert cli.main(["export", str(home), "--glb", "--obj", "--stl", "--page"]) == 0
+    names = {"mesh.glb", "mesh.obj", "mesh.stl", "model.html", "scene.safetensors", "settings.json"}
+    textured = {"mesh.mtl", "mesh.png"} if atlas.find_spec("xatlas") else set()
+    assert {f.name for f in home.iterdir()} == names | textured
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in said] == [str(home / name) for name in (*FILES, "model.html")]
+    assert "(4 triangles, 25 x 25 x 25 mm)" in said[2]
+    assert "<title>a red wedge</title>" in (home / "model.html").read_text(encoding="utf-8")
+    assert runs.export(home).keys() == {home / "mesh.glb", home / "model.html"}
+    with pytest.raises(ValueError, match="a .ply holds Gaussians, and .*scene.safetensors a Solid: choose --glb, --obj, --stl"):
+        runs.export(home, ["ply"])
+    with pytest.raises(ValueError, match="a scene is exported as glb, obj, stl, ply, page, got 'fbx': choose of these"):
+        runs.export(home, ["fbx"])
+
+
+def test_gaussians_say_what_they_can_be(tmp_path, capsys):
+    home = made(tmp_path / "ball", Gaussians.ball(60, generator=seeded(0)))
+    assert cli.main(["export", str(home / "scene.safetensors")]) == 0
+    assert [Path(line.split()[0]).name for line in capsys.readouterr().out.splitlines()] == ["gaussians.ply", "model.html"]
+    page = (home / "model.html").read_text(encoding="utf-8")
+    assert len(held(page, "ply")) > 60 * 68 and held(page, "glb") == b"" and "<title>ball</title>" in page
+    assert cli.main(["export", str(home), "--stl"]) == 2
+    assert capsys.readouterr().err == (
+        "dreamlab: Gaussians have no surface to make a mesh of: export them as a .ply (--ply) or a page (--page)\n")
+
+
+def test_what_cannot_be_exported_is_said_in_a_line(tmp_path, capsys):
+    """Pictures; a folder without a scene; a scene without a surface."""
+    made(tmp_path / "picture", Picture.grey(8))
+    (tmp_path / "empty").mkdir()
+    for name, message in (("picture", "holds pictures, which have no sides to export: name a run of something solid"),
+                          ("empty", "holds no scene of a run that is done: name the folder of one, of a part, or a scene."),
+                          ("nowhere", "holds no scene of a run that is done")):
+        assert cli.main(["export", str(tmp_path / name)]) == 2
+        assert message in (said := capsys.readouterr().err) and said.count("\n") == 1
+    for ask in (lambda: Picture.grey(8).mesh(), lambda: Picture.grey(8).paint(torch.zeros(1, 3))):
+        with pytest.raises(ValueError, match="a Picture has no surface to .*: name a scene that has one"):
+            ask()
+
+
+def test_the_last_part_of_a_run_is_taken(tmp_path, monkeypatch):
+    """In its method's order, which neither the alphabet nor the clock gives; a part that was renamed is none of it."""
+    class Two:
+        toy = {"second": None, "first": None}
+
+    monkeypatch.setitem(runs.METHODS, "two", Two)
+    scene = Gaussians.ball(9, generator=seeded(0))
+    for name in ("first", "second", "first-0123456789ab"):
+        made(tmp_path / name, scene, method="two")
+    assert runs.scene_of(tmp_path) == tmp_path / "first" / "scene.safetensors"
+    (tmp_path / "first" / "scene.safetensors").unlink()
+    assert runs.scene_of(tmp_path) == tmp_path / "second" / "scene.safetensors"
+    for name in ("second", "first-0123456789ab"):
+        (tmp_path / name / "settings.json").write_text("{")
+    with pytest.raises(ValueError, match="name the folder of one, of its parts first-0123456789ab, second, or a scene"):
+        runs.scene_of(tmp_path)
