@@ -1,4 +1,4 @@
-"""The command line: ``dreamlab dream``, ``methods``, ``sweep``, ``toybox train``. Each verb is one call of the library."""
+"""The command line: ``dreamlab dream``, ``export``, ``methods``, ``sweep``, ``toybox train``. Each is a call of the library."""
 import argparse
 import os
 import sys
@@ -42,6 +42,12 @@ def parser() -> argparse.ArgumentParser:
     short.add_argument("--prior", help="--set prior=PRIOR for all parts: toybox, sd-2.1-base, a diffusers folder, or a hub id")
     methods = verbs.add_parser("methods", help="list the methods, or all settings of one")
     methods.add_argument("name", nargs="?")
+    export = verbs.add_parser("export", help="write what a run has made for other programs (without options: what suits it)")
+    export.add_argument("run", type=place, help="a run's folder, the folder of one of its parts, or a scene.safetensors")
+    for kind, what in (("glb", "a mesh with a texture, for Blender, three.js and game engines"), ("obj", "the same as text"),
+                       ("stl", "a closed mesh for a printer, 50 mm for a unit"), ("ply", "Gaussians, for 3DGS viewers"),
+                       ("page", "model.html, to turn it in a browser")):
+        export.add_argument(f"--{kind}", action="append_const", dest="kinds", const=kind, help=what)
     sweep = verbs.add_parser("sweep", help="run prompts x methods x seeds from a table; run again to go on")
     sweep.add_argument("table", type=place, help="TOML; see dreamlab/sweep.py")
     sweep.add_argument("--out", type=place, required=True, help="CSV with one row a run")
@@ -155,6 +161,11 @@ def carry_out(args: argparse.Namespace) -> int:
             return 1 if any("error" in row for row in sweep(args.table, args.out, args.scheduler)) else 0
         elif args.verb == "methods":
             methods(args.name)
+        elif args.verb == "export":
+            from dreamlab.runs import export, say
+
+            for file, what in export(args.run, args.kinds or ()).items():
+                say(f"  {file}  ({what})")
         else:
             dream(args)
     except (ValueError, FileNotFoundError, FloatingPointError) as error:

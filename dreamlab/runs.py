@@ -1,25 +1,32 @@
 """The one owner of a run: its folder, its parts one after the other, what is left when it stops, and what is said."""
 import hashlib
 import io
+import json
+import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from dreamlab import memory, scenes
-from dreamlab.checks import Name, checked
+from dreamlab import assets, memory, scenes
+from dreamlab.checks import Name, checked, shown
 from dreamlab.export import to_uint8
 from dreamlab.files import try_writing, write_json
+from dreamlab.methods import METHODS
 from dreamlab.pipeline import Asked, Work, work
 from dreamlab.priors.base import Prior
 from dreamlab.priors.diffusion import card_of
 from dreamlab.report import Solid, ready, report
+from dreamlab.scenes.gaussians import load_ply
 from dreamlab.settings import name_of
 from dreamlab.stage import read
+
+EXPORTS = ("glb", "obj", "stl", "ply", "page")
 
 
 @checked
@@ -103,6 +110,59 @@ def measure(asked: Asked, folder: Path) -> tuple[dict, dict[str, bytes]]:
             Image.fromarray(to_uint8(torch.cat(list(view.views()), 1))).save(image, "WEBP", quality=90)
     scene = asked.home(folder, last) / "scene.safetensors"
     return row, {"views.webp": image.getvalue(), "scene.safetensors": scene.read_bytes()}
+
+
+@checked
+def export(place: Path | Name, kinds: Sequence[str] = ()) -> dict[Path, str]:
+    """Write the scene of a run for other programs, beside it, and say what each file is.
+
+    ``place`` is a run's folder, whose last part is taken, a part's folder, or a scene.safetensors. ``kinds`` are of
+    ``EXPORTS``; if none is named, a page and a .ply of Gaussians or a .glb. ValueError for what the scene cannot be.
+    """
+    if other := [kind for kind in kinds if kind not in EXPORTS]:
+        raise ValueError(f"a scene is exported as {', '.join(EXPORTS)}, got {shown(other[0])}: choose of these")
+    file = scene_of(Path(place))
+    home, known = file.parent, scenes.SCENES.get(scenes.notes(file).get("scene"))
+    if known and known.dimensions == 2:
+        raise ValueError(f"{file} holds pictures, which have no sides to export: name a run of something solid")
+    scene = scenes.load(file)
+    own = {home / name: what for name, what in scene.export(home).items()}  # what a run leaves anyway
+    ply = next((path for path in own if path.suffix == ".ply"), None)
+    kinds = kinds or ("ply" if ply else "glb", "page")
+    if "ply" in kinds and not ply:
+        raise ValueError(f"a .ply holds Gaussians, and {file} a {type(scene).__name__}: choose --glb, --obj, --stl or --page")
+    writers = {"glb": lambda path: assets.save_glb(mesh, path, scene.paint),
+               "obj": lambda path: assets.save_obj(mesh, path, scene.paint), "stl": lambda path: assets.save_stl(mesh, path)}
+    meshes = [kind for kind in writers if kind in kinds]
+    mesh = scene.mesh() if meshes or not ply else None
+    files = own if "ply" in kinds else {}
+    files |= {home / f"mesh.{kind}": writers[kind](home / f"mesh.{kind}") for kind in meshes}
+    if "page" in kinds:
+        title = settings_in(home).get("prompt", home.name)
+        assets.save_asset_viewer(home / "model.html", mesh, load_ply(ply) if ply else None, scene.paint, title)
+        files[home / "model.html"] = "to turn it in a browser"
+    return files
+
+
+def scene_of(place: Path) -> Path:
+    """The file of a place's scene: of the last part that its method has made. ValueError where that cannot be told."""
+    for file in (place, place / "scene.safetensors"):
+        if os.path.isfile(file):  # False where a name is too long
+            return file
+    found = {file.parent.name: file for file in sorted(place.glob("*/scene.safetensors") if os.path.isdir(place) else ())}
+    for method in {settings_in(file.parent).get("method") for file in found.values()} & METHODS.keys():
+        if made := [name for name in METHODS[method].toy if name in found]:
+            return found[made[-1]]
+    parts = f"of its parts {', '.join(found)}" if found else "of a part"
+    raise ValueError(f"{place} holds no scene of a run that is done: name the folder of one, {parts}, or a scene.safetensors")
+
+
+def settings_in(home: Path) -> dict:
+    """What a run has left of its settings in a part's folder, if it has."""
+    try:
+        return json.loads((home / "settings.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def folder_name(asked: Asked) -> str:

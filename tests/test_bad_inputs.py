@@ -204,6 +204,9 @@ COMMANDS = [
     ("verb",), ("nonsense", "nonsense"), ("prompt", "dream"), ("nonsense", "methods", "nonsense"), ("''", "methods", ""),
     ("two", "methods", "ball", "two"), ("a\\nb", "methods", "a\nb"), ("what", "toybox"), ("cook", "toybox", "cook"),
     ("name", "toybox", "train"), ("all", "toybox", "train", "all"), ("table", "sweep"), ("--out", "sweep", "good.toml"),
+    ("run", "export"), ("''", "export", ""), ("cook", "export", "empty", "cook"), ("--fbx", "export", "empty", "--fbx"),
+    *((what[:9], "export", what, *kinds) for kinds in ((), ("--stl",)) for what in (
+        "empty", "nowhere", "file.txt", "/proc/nowhere", LONG, f"{LONG}/{LONG}")),
     *((in_toml(value), "toybox", "train", name, "--steps", value) for name in ("points", "vae") for value in (
         "0", "-3", "2.5", "nan", "many", "true", "1e3", "10000001", HUGE)),
     *((what[:9], "toybox", "train", "points", "--out", what) for what in ("file.txt", "file.txt/in", "/proc/nowhere", LONG)),

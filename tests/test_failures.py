@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from dreamlab import export, pipeline, report, runs, stage, sweep
+from dreamlab import assets, export, pipeline, report, runs, stage, sweep
 from dreamlab.cli import main
 from dreamlab.files import load_weights, write_json, writing
+from dreamlab.mesh import Mesh
 from dreamlab.methods import METHODS
 from dreamlab.noise import seeded
 from dreamlab.priors import diffusion, points
@@ -76,6 +77,12 @@ def ball(n=60):
     return Gaussians.ball(n, generator=seeded(0))
 
 
+def octahedron():
+    x, y, z = torch.eye(3)
+    faces = torch.tensor([[0, 1, 2], [1, 3, 2], [3, 4, 2], [4, 0, 2], [1, 0, 5], [3, 1, 5], [4, 3, 5], [0, 4, 5]])
+    return Mesh(torch.stack([x, y, z, -x, -y, -z]), faces, torch.rand(6, 3))
+
+
 WRITERS = {
     "scene.ply": lambda path: save_ply(ball(), path),
     "turntable.gif": lambda path: export.save_turntable(torch.rand(3, 32, 32, 3), path),
@@ -85,6 +92,10 @@ WRITERS = {
     "table.csv": lambda path: sweep.write(path, [{"method": "a", "prompt": "b" * 300}]),
     "gaussians.safetensors": lambda path: ball().save(path),
     "picture.safetensors": lambda path: Picture.grey(16).save(path),
+    "mesh.glb": lambda path: assets.save_glb(octahedron(), path),
+    "mesh.obj": lambda path: assets.save_obj(octahedron(), path),
+    "mesh.stl": lambda path: assets.save_stl(octahedron(), path),
+    "model.html": lambda path: assets.save_asset_viewer(path, octahedron(), ball()),
     "nerf.safetensors": lambda path: NeRF(HashGrid(levels=1, entries=64)).save(path),
 }
 

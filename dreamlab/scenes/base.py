@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
 from dreamlab.cameras import Cameras
 from dreamlab.files import writing
+from dreamlab.mesh import Mesh
 from dreamlab.priors.base import Prior
 from dreamlab.types import Rates, Render
 
@@ -89,6 +91,14 @@ class Scene(Protocol):
     def count(self) -> dict[str, int]:
         """How many of what it is made of, for a table."""
         return {}
+
+    def mesh(self) -> Mesh:
+        """The surface as triangles, with display colours at the vertices. ValueError for a scene that has none."""
+        raise ValueError(f"a {type(self).__name__} has no surface to make a mesh of: name a scene that has one")
+
+    def paint(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        """Colours in [0, 1] at places of that surface: a scene that has :meth:`mesh` has this too."""
+        raise ValueError(f"a {type(self).__name__} has no surface to paint: name a scene that has one")
 
     def export(self, folder: Path) -> dict[str, str]:
         """Write files that other programs read into a folder; returns what each is, by its name."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from dreamlab.cameras import Cameras
 from dreamlab.checks import Inside, Name, Positive, Range, checked, finite, shown
 from dreamlab.files import check_weights, load_weights, writing
+from dreamlab.mesh import Mesh
 from dreamlab.priors.points import load_points
 from dreamlab.render.splat import splat
 from dreamlab.scenes.base import Begin, Scene
@@ -129,6 +130,9 @@ class Gaussians(Scene):
         again["scales"] = again["scales"] - math.log(n / len(self)) / 3
         return Gaussians.from_raw(again)
 
+    def mesh(self) -> Mesh:
+        raise ValueError("Gaussians have no surface to make a mesh of: export them as a .ply (--ply) or a page (--page)")
+
     def export(self, folder: Path) -> dict[str, str]:
         save_ply(self, Path(folder) / "gaussians.ply")
         return {"gaussians.ply": f"{len(self)} Gaussians, for any 3DGS viewer"}
@@ -166,6 +170,12 @@ def ball(begin: Begin, *, points: Points = 5000, radius: Positive = 0.6, opacity
 
 
 def save_ply(scene: Gaussians, path: Path | str) -> None:
+    """Write :func:`as_ply`, aside and renamed."""
+    with writing(path) as part:
+        part.write_bytes(as_ply(scene))
+
+
+def as_ply(scene: Gaussians) -> bytes:
     """The layout of the 3DGS authors (INRIA), which viewers read: little-endian float32 rows of ``COLUMNS``.
 
     Normals are 0; ``f_dc = (rgb - 0.5) / SH0``; ``opacity`` is a logit, ``scale`` a log, ``rot`` wxyz of any norm.
@@ -176,8 +186,7 @@ def save_ply(scene: Gaussians, path: Path | str) -> None:
     rows = torch.cat([raw["means"], normals, f_dc, raw["opacities"][:, None], raw["scales"], raw["quats"]], 1)
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}",
               *(f"property float {name}" for name in COLUMNS), "end_header", ""]
-    with writing(path) as part:
-        part.write_bytes("\n".join(header).encode() + rows.numpy().astype("<f4").tobytes())
+    return "\n".join(header).encode() + rows.numpy().astype("<f4").tobytes()
 
 
 @checked

@@ -1,0 +1,107 @@
+"""A surface laid flat for a texture: cut into charts by xatlas, and painted by asking for the colour at every texel's place."""
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from dreamlab.checks import finite, shown
+from dreamlab.mesh import Mesh
+
+Paint = Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]  # places of the surface -> colours in [0, 1]
+GUTTER = 4  # texels that the colours of a chart go on beyond its border
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """``faces`` are the mesh's, in the same order, as corners of the atlas: ``origin`` says which vertex each of these is,
+    ``uv`` where it lies in ``image``, (0, 0) being the upper left and (1, 1) the lower right."""
+
+    origin: Int[Tensor, "a"]
+    faces: Int[Tensor, "f 3"]
+    uv: Float[Tensor, "a 2"]
+    image: Float[Tensor, "t t 3"]
+
+
+def textured(mesh: Mesh, paint: Paint, texels: int) -> Atlas | None:
+    """An atlas of ``texels`` a side for a mesh on the CPU; None without xatlas, or without any area."""
+    if not find_spec("xatlas"):
+        return None
+    import xatlas
+
+    charts, pack = xatlas.Atlas(), xatlas.PackOptions()
+    charts.add_mesh(mesh.vertices.numpy(), mesh.faces.numpy().astype(np.uint32))
+    pack.resolution, pack.padding = texels, GUTTER
+    charts.generate(pack_options=pack)
+    origin, faces, uv = (torch.from_numpy(x.astype(kind)) for x, kind in zip(charts[0], (int, int, np.float32), strict=True))
+    laid = (uv[faces] != 0).flatten(1).any(1)  # a triangle next to no area is in no chart, and takes corners of its neighbours
+    if not laid.any():
+        return None
+    image = bake(mesh.vertices[origin], faces[laid], uv, paint, texels)
+    other = torch.full((len(mesh.vertices),), -1).index_put((origin[faces[laid]],), faces[laid])
+    lent = other[mesh.faces]
+    return Atlas(origin, torch.where(laid[:, None] | (lent < 0), faces, lent), uv, image)
+
+
+def bake(vertices: Float[Tensor, "a 3"], faces: Int[Tensor, "f 3"], uv: Float[Tensor, "a 2"], paint: Paint, texels: int
+         ) -> Float[Tensor, "t t 3"]:
+    """What ``paint`` says of each texel's place on the surface; row 0 is at v = 0.
+
+    A texel is painted if its centre lies in a triangle, or is among those that a bilinear filter of some point in it reads:
+    then its place is the triangle's nearest. So no seam is seen. ValueError where paint gives another shape, or NaN.
+    """
+    corners = uv[faces] * texels - 0.5  # (f, 3, 2): column and row, whole numbers at the centres of texels
+    low, high = (x.clamp(0, texels - 1).long() for x in (corners.amin(1).floor(), corners.amax(1).ceil()))
+    wide = high - low + 1  # of the box around each triangle
+    count = wide.prod(1)
+    where, least = torch.zeros(texels**2, 3), torch.full((texels**2,), 2**0.5)  # from a texel to the nearest triangle
+    for some in torch.arange(len(faces)).split(max(1, 2**20 * len(faces) // int(count.sum()))):  # about a million texels each
+        face = some.repeat_interleave(count[some])
+        k = torch.arange(len(face)) - (count[some].cumsum(0) - count[some]).repeat_interleave(count[some])
+        at = low[face] + torch.stack([k % wide[face, 0], k // wide[face, 0]], -1)
+        index, place = at @ at.new_tensor([1, texels]), vertices[faces[face]]
+        weights, away = nearest(corners[face], at.float())
+        place = (weights[..., None] * place).sum(1)
+        least.scatter_reduce_(0, index, away, "amin")
+        won = away == least[index]
+        where[index[won]] = place[won]
+    known = least < 2**0.5
+    with torch.no_grad():
+        rgb = paint(where[known])
+    if rgb.shape != (n := int(known.sum()), 3):
+        raise ValueError(f"paint must give a colour for each of {n} points, ({n}, 3), got {shown(rgb)}: change it")
+    where[known] = finite(rgb.cpu().float(), "the colours that paint gives have", "look at the scene").clamp(0, 1)
+    return grow(where.view(texels, texels, 3), known.view(texels, texels))
+
+
+def nearest(corners: Float[Tensor, "n 3 2"], points: Float[Tensor, "n 2"]) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n"]]:
+    """Barycentric weights of the point of each triangle that is nearest to its point of the plane, and how far: 0 inside."""
+    to = corners - points[:, None]
+    along = corners.roll(-1, 1) - corners
+    weights = cross(to, to.roll(-1, 1)).roll(-1, 1)  # of the triangle that each edge makes with the point
+    weights = weights / weights.sum(1, keepdim=True)  # NaN without an area, and so not inside
+    inside = (weights >= 0).all(1)
+    t = (-(to * along).sum(-1) / along.square().sum(-1).clamp_min(1e-12)).clamp(0, 1)  # on each edge
+    away, edge = (to + t[..., None] * along).norm(dim=-1).min(1)
+    t, row = t.gather(1, edge[:, None])[:, 0], torch.arange(len(points))
+    on_edge = torch.zeros_like(weights).index_put((row, edge), 1 - t).index_put((row, (edge + 1) % 3), t)
+    return torch.where(inside[:, None], weights, on_edge), torch.where(inside, 0, away)
+
+
+def cross(a: Float[Tensor, "*n 2"], b: Float[Tensor, "*n 2"]) -> Float[Tensor, "*n"]:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
+
+
+def grow(rgb: Float[Tensor, "t t 3"], known: Bool[Tensor, "t t"]) -> Float[Tensor, "t t 3"]:
+    """The known texels, and ``GUTTER`` texels around them, each the mean of its neighbours, for filters that reach farther when
+    the picture is made smaller; the rest is the mean of all that is known."""
+    mean = rgb[known].mean(0)
+    x = torch.cat([rgb * known[..., None], known[..., None].float()], -1).movedim(-1, 0)  # colours, and whether they are known
+    for _ in range(GUTTER):
+        near = F.avg_pool2d(x, 3, 1, 1)
+        x = torch.where((x[3] > 0) | (near[3] == 0), x, near / near[3])
+    return torch.where(x[3] > 0, x[:3], mean[:, None, None]).movedim(0, -1)
