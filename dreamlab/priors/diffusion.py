@@ -12,13 +12,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from dreamlab.checks import Name, checked, finite, shown
-from dreamlab.files import Refused, check_finite, refuse
+from dreamlab.files import Refused, check_finite, check_weights, load_weights, refuse
 from dreamlab.noise import Schedule
 from dreamlab.priors.base import MEND, Card, Prior
 from dreamlab.prompts import Cond, Condition
 from dreamlab.types import Images, Sample, Steps
 
-BUNDLED = {"toybox": Path(__file__).parent.parent / "toybox/weights/prior"}
+WEIGHTS = Path(__file__).parent.parent / "toybox/weights"
+BUNDLED = {"toybox": WEIGHTS / "prior", "toybox-normals": WEIGHTS / "normals", "toybox-refiner": WEIGHTS / "refiner"}
+ADAPTER = "pytorch_lora_weights.safetensors"  # diffusers' name for it
 
 # name -> (hub id, size in fp16, SHA-256 of unet/diffusion_pytorch_model.fp16.safetensors). The hash, not the id, is what is
 # trusted: the first home of these weights is gone, and this one is a copy.
@@ -227,6 +229,8 @@ class DiffusionPrior(Prior):
         """
         source, card = str(BUNDLED.get(str(name), name)), card_of(name)
         dtype = dtype or (torch.float16 if torch.device(device).type == "cuda" else torch.float32)
+        if card.base is not None:
+            return cls.load(card.base, device, dtype).adapt(Path(source), card)
         mend = "install dreamlab again" if str(name) in BUNDLED else "put back what is missing, as the hub has it"
         try:
             with quiet():
@@ -257,6 +261,27 @@ class DiffusionPrior(Prior):
                 f"The loader said: {said}") from error
         with quiet():
             return cls(pipe.to(device, dtype), card=card)
+
+    def adapt(self, folder: Path, card: Card) -> "DiffusionPrior":
+        """This prior, its UNet changed for good by the low-rank adapter (LoRA, arXiv 2106.09685) that a folder holds.
+
+        FileNotFoundError where there is none, :class:`Refused` for one of another UNet.
+        """
+        file, mend = folder / ADAPTER, "put back what `dreamlab toybox train` wrote, or install dreamlab again"
+        found, like = load_weights(file, mend), {}
+        layers = dict(self.unet.named_modules())
+        for name in {key.partition(".lora_")[0] for key in found} & layers.keys():
+            out, *rest = layers[name].weight.shape
+            like |= {f"{name}.lora_A.weight": (None, *rest), f"{name}.lora_B.weight": (out, None, *[1] * len(rest[1:]))}
+        check_weights(file, found, like, mend)
+        with quiet():
+            self.unet.load_lora_adapter(found, prefix=None)
+            self.unet.fuse_lora()
+            self.unet.unload_lora()
+        adapted = DiffusionPrior(self.pipe, card=card)
+        side = adapted.resolution * self.shape[1] // self.resolution
+        adapted.shape = (self.shape[0], side, side)
+        return adapted
 
     @property
     def device(self) -> torch.device:

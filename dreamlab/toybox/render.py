@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamlab.cameras import Cameras
-from dreamlab.mesh import Mesh, marching_cubes
+from dreamlab.mesh import Mesh, lattice, marching_tetrahedra
 from dreamlab.toybox.objects import Body, Toy, colour_rgb
 from dreamlab.types import Render
 
@@ -110,11 +110,9 @@ def surface(toy: Toy, colour: str, n: int, generator: torch.Generator) -> tuple[
 
 
 def mesh(toy: Toy, colour: str, resolution: int = 96) -> Mesh:
-    """The surface by marching cubes of ``resolution`` values per axis (needs scikit-image), unlit."""
-    bound = 0.95 * toy.scale
-    axis = torch.linspace(-bound, bound, resolution)
-    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), -1).view(-1, 3)
-    values = torch.cat([toy.sdf(chunk) for chunk in grid.split(1 << 17)]).view(resolution, resolution, resolution)
-    vertices, faces = marching_cubes(values, bound)
+    """The surface by marching tetrahedra of ``resolution`` values per axis, unlit."""
+    places = lattice(resolution, 0.95 * toy.scale)
+    values = torch.cat([toy.sdf(chunk) for chunk in places.view(-1, 3).split(1 << 17)]).view(places.shape[:3])
+    vertices, faces = marching_tetrahedra(values, places)
     fixed, main = toy.paint(vertices)
     return Mesh(vertices, faces, fixed + main[:, None] * torch.tensor(colour_rgb(colour)))

@@ -1,0 +1,216 @@
+"""A mesh that learns: signed distances on a grid, of which marching tetrahedra makes a surface at every step (DMTet, arXiv
+2111.04276), and a texture field over it. How it begins: from a radiance field, from points, or from a mesh of a file."""
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dreamlab.cameras import Cameras, ring
+from dreamlab.checks import Count, Name, Positive, Range, checked, finite
+from dreamlab.mesh import (
+    Faces,
+    Mesh,
+    Vertices,
+    cut,
+    large,
+    lattice,
+    marching_tetrahedra,
+    sample,
+    vertex_normals,
+)
+from dreamlab.priors.points import load_points
+from dreamlab.render.mesh import antialias, rasterize
+from dreamlab.scenes.base import Begin, Scene
+from dreamlab.scenes.gaussians import Points
+from dreamlab.scenes.nerf import HashGrid, NeRF
+from dreamlab.types import Render
+
+Cells = Annotated[int, Range(4, 512)]
+MOST = 0.45  # of a cell: how far a corner of the grid may move along each axis
+
+
+class Tets(Scene):
+    """The surface where ``sdf`` = 0 on a grid of n³ corners over ``box``, coloured by a hash grid and a small network.
+
+    sdf = ``start`` + ``sdf`` blurred by one cell: what is learnt is smooth, as a blurred gradient is. Corners move by at most 0.45
+    of a cell, 0.45 tanh(``offsets``). The corners on the border are held outside, so the surface is always closed. Colour is
+    sigmoid(MLP(grid(x))) in the cube of ``radius``, unlit. With ``frozen`` the surface is made once, without its floaters
+    (:func:`dreamlab.mesh.large`), and only the texture learns. ValueError for a grid that is not n³, and for a render with
+    gradients where there is no surface left.
+    """
+
+    rates = {"sdf": 1.5e-3, "offsets": 1e-2, "grid": 1e-2, "color": 1e-3}
+    groups = ("sdf", "offsets")
+
+    @checked
+    def __init__(self, start: Float[Tensor, "n n n"], box: Float[Tensor, "2 3"], grid: HashGrid | None = None,
+                 hidden: Count = 32, radius: Positive = 1.0, frozen: bool = False, generator: torch.Generator | None = None):
+        finite(start, "the signed distances to begin with have", "begin with another shape")
+        self.radius, self.hidden, self.frozen, self.box = radius, hidden, frozen, box.detach().clone()
+        self.grid = grid or HashGrid(generator=generator)
+        n = sum(table.shape[1] for table in self.grid.tables)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)) if generator else 0)
+            self.mlp = nn.Sequential(nn.Linear(n, hidden), nn.ReLU(), nn.Linear(hidden, 3))
+        self.shape = {"start": start.detach().clone(), "sdf": torch.zeros_like(start),
+                      "offsets": start.new_zeros(*start.shape, 3)}
+        for leaf in self.shape.values():
+            leaf.requires_grad_(not frozen)
+        self._made: tuple[Vertices, Faces] | None = None
+
+    def parameters(self) -> dict[str, Tensor]:
+        """``start``, ``sdf``, ``offsets``; the texture's ``grid.LEVEL`` and ``color.*``."""
+        return (self.shape | {f"grid.{i}": table for i, table in enumerate(self.grid.tables)} | {
+            f"color.{name}": p for name, p in self.mlp.named_parameters()})
+
+    def distances(self) -> Float[Tensor, "n n n"]:
+        """The signed distances at the corners, about in world units, negative inside."""
+        sdf = self.shape["start"] + blurred(self.shape["sdf"])
+        inner = torch.zeros_like(sdf, dtype=torch.bool)
+        inner[1:-1, 1:-1, 1:-1] = True
+        return torch.where(inner, sdf, sdf.clamp(min=1e-4))
+
+    def places(self) -> Float[Tensor, "n n n 3"]:
+        """Where the corners are."""
+        n = len(self.shape["start"])
+        low, high = self.box.to(self.shape["start"])
+        return low + (lattice(n, 1.0).to(low) + 1) / 2 * (high - low) + (high - low) / (n - 1) * MOST * self.shape["offsets"].tanh()
+
+    def surface(self) -> tuple[Vertices, Faces]:
+        """Vertices, with gradients unless it is ``frozen``, and faces."""
+        if not self.frozen:
+            return marching_tetrahedra(self.distances(), self.places())
+        if self._made is None:
+            self._made = clean(*marching_tetrahedra(self.distances(), self.places()))
+        return self._made
+
+    @torch.no_grad()
+    def mesh(self) -> Mesh:
+        """The surface without its floaters, coloured at its vertices."""
+        vertices, faces = clean(*self.surface())
+        return Mesh(vertices, faces, self.paint(vertices))
+
+    def paint(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        """Colour at places, in [0, 1]."""
+        return self.mlp(self.grid((points / self.radius + 1) / 2)).sigmoid()
+
+    def render(self, cameras: Cameras, resolution: int, background: Tensor, generator: torch.Generator | None = None) -> Render:
+        """Square images of ``resolution`` pixels over ``background`` (3,) or (B, 3); nothing here is random."""
+        vertices, faces = self.surface()
+        if not len(faces) and torch.is_grad_enabled():
+            raise ValueError("no surface is left to draw: begin with a larger shape, or lower the rate of sdf")
+        return draw(vertices, faces, self.paint, cameras, resolution, background)
+
+    def config(self) -> dict:
+        return {"box": self.box.tolist(), "radius": self.radius, "hidden": self.hidden, "frozen": self.frozen,
+                "grid": self.grid.config}
+
+    @classmethod
+    def rebuild(cls, config: dict, leaves: dict[str, Tensor], prior=None) -> "Tets":
+        throwaway = torch.Generator().manual_seed(0)  # the leaves are written over
+        scene = cls(leaves["start"], torch.tensor(config["box"]), HashGrid(**config["grid"], generator=throwaway),
+                    config["hidden"], config["radius"], config["frozen"], throwaway)
+        scene.grid.to(leaves["start"].device)
+        scene.mlp.to(leaves["start"].device)
+        scene.load_state_dict(leaves)
+        return scene
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        self._made = None
+
+    def count(self) -> dict[str, int]:
+        return {"faces": len(self.surface()[1])}
+
+
+def draw(vertices: Vertices, faces: Faces, paint, cameras: Cameras, resolution: int, background: Tensor) -> Render:
+    """A mesh under a function ``paint(points (n, 3)) -> rgb (n, 3)``: colour, coverage, depth, and world normals times coverage,
+    smooth over the faces, all with silhouettes drawn by area."""
+    seen = rasterize(vertices, faces, cameras, resolution)
+    hit = (seen.face >= 0)[..., None]
+    looked = seen.interpolate(torch.cat([vertices, vertex_normals(vertices, faces)], 1))
+    places, normals = looked.split(3, -1)
+    rgb = torch.zeros_like(places).masked_scatter(hit, paint(places[hit[..., 0]]))
+    forward = cameras.viewmats.to(places)[:, None, None, 2]
+    depth = ((places * forward[..., :3]).sum(-1, keepdim=True) + forward[..., 3:]) * hit
+    image = antialias(torch.cat([rgb, hit.to(rgb), depth, F.normalize(normals, dim=-1)], -1), seen)
+    rgb, alpha, depth, normals = image.split([3, 1, 1, 3], -1)
+    behind = background.to(rgb).reshape(-1, 1, 1, 3)
+    return Render(rgb + (1 - alpha) * behind, alpha, depth / alpha.clamp(min=1e-10), normals)
+
+
+def clean(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
+    """The surface without its floaters."""
+    return cut(vertices, faces[large(faces, len(vertices))])
+
+
+def blurred(x: Float[Tensor, "n n n"], sigma: float = 1.0) -> Float[Tensor, "n n n"]:
+    """A Gaussian blur of ``sigma`` cells along each axis, 0 beyond the border."""
+    at = torch.arange(-3, 4).to(x) * max(1.0, sigma)
+    weights = torch.exp(-0.5 * (torch.arange(-round(3 * sigma), round(3 * sigma) + 1).to(x) / sigma) ** 2)
+    weights, x = (weights / weights.sum()).view(1, 1, -1, 1, 1), x[None, None]
+    for axis in range(3):
+        x = F.conv3d(x, weights.movedim(2, 2 + axis), padding="same")
+    return x[0, 0]
+
+
+@torch.no_grad()
+def signed(occupancy: Float[Tensor, "n n n"], places: Float[Tensor, "n n n 3"]) -> Float[Tensor, "n n n"]:
+    """Signed distances at the corners of a grid to the surface where an occupancy falls below 0, negative where it is above:
+    to 8000 points of it. ValueError where there is no surface."""
+    vertices, faces = clean(*marching_tetrahedra(-occupancy, places))
+    if not len(faces):
+        raise ValueError("there is nothing to make a mesh of: the shape to begin with is empty; give the part before it more steps")
+    points, _ = sample(Mesh(vertices, faces, vertices), 8000, torch.Generator().manual_seed(0))
+    far = torch.cat([torch.cdist(some, points).amin(1) for some in places.reshape(-1, 3).split(4096)]).view(occupancy.shape)
+    return torch.where(occupancy > 0, -far, far)
+
+
+def tight(inside: Tensor, places: Float[Tensor, "n n n 3"], margin: float = 0.1) -> Float[Tensor, "2 3"]:
+    """The box of the places that are inside, and a ``margin`` of its sides around it (GeoDream's 10 %, official code)."""
+    found = places[inside]
+    low, high = found.amin(0), found.amax(0)
+    return torch.stack([low, high]) + torch.tensor([[-1.0], [1.0]]) * margin * (high - low)
+
+
+@torch.no_grad()
+def level(scene: NeRF, n: int = 32) -> float:
+    """The density whose surface has the silhouette that the field shows (alpha > 1/2): of twelve levels from 0.5 to 30, the one
+    with the greatest intersection over union of both from eight sides."""
+    cameras, places = ring(8), lattice(n, scene.radius)
+    alpha = scene.render(cameras, 64, torch.ones(3)).alpha[..., 0].cpu() > 0.5
+    density = scene.density(places.view(-1, 3).to(next(iter(scene.parameters().values())).device)).view(places.shape[:3]).cpu()
+    best, found = -1.0, 1.0
+    for value in torch.logspace(-0.3, 1.5, 12).tolist():
+        vertices, faces = marching_tetrahedra(value - density, places)
+        shown = rasterize(vertices, faces, cameras, 64).face >= 0
+        iou = ((shown & alpha).sum() / (shown | alpha).sum().clamp(min=1)).item()
+        if iou > best:
+            best, found = iou, value
+    return found
+
+
+@torch.no_grad()
+def nerf_to_tets(begin: Begin, *, of: str = "", cells: Cells = 128) -> Tets:
+    """The surface that a radiance field shows, with its texture: the hash grid and the network of colour go on as they are.
+
+    The density's level is :func:`level`'s; a first pass over a coarse grid finds the box, a second one the surface in it.
+    """
+    field = begin.earlier(of)
+    leaves = field.state_dict()
+    device = next(iter(leaves.values())).device
+    value = level(field)
+    inside = lambda places: field.density(places.reshape(-1, 3).to(device)).view(places.shape[:3]).cpu() - value  # noqa: E731
+    coarse = lattice(48, field.radius)
+    if not (found := inside(coarse) > 0).any():
+        raise ValueError(f"the part {of!r} shows nothing to make a mesh of: give it more steps")
+    box = tight(found, coarse)
+    places = box[0] + (lattice(cells + 1, 1.0) + 1) / 2 * (box[1] - box[0])
+    scene = Tets(signed(inside(places), places), box, HashGrid(**field.grid.config, generator=begin.generator), field.hidden,
+                 field.radius, generator=begin.generator).to(device)
+    for name, leaf in scene.parameters().items():
+        if name in leaves:
+            leaf.copy_(leaves[name])
+    return scene
