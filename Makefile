@@ -9,8 +9,9 @@ export PROMPT
 export OMP_WAIT_POLICY ?= passive
 
 # What touches torch, diffusers, transformers, peft, safetensors, numpy, pillow and jaxtyping; a few minutes of one core
-CORE := $(addprefix tests/test_,weights.py priors.py points.py noise.py schedules.py rules.py critic.py conditions.py mixture.py \
-	stage.py pipeline.py scenes.py gaussians.py growth.py nerf.py splat.py export.py assets.py text2image.py dream.py)
+CORE := $(addprefix tests/test_,weights.py priors.py refiner.py points.py noise.py schedules.py rules.py critic.py conditions.py \
+	mixture.py stage.py pipeline.py scenes.py gaussians.py growth.py nerf.py splat.py mesh.py export.py assets.py text2image.py \
+	dream.py)
 TOOLS := pytest beartype scikit-image trimesh xatlas
 
 .PHONY: demo test test-oldest test-newest lab check bench notebooks install clean

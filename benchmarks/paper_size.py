@@ -60,7 +60,7 @@ def whole_prior(device: str, dtype: torch.dtype, seed: int = 0, unet: dict | Non
     prior, _ = sd21_prior(device, dtype, seed, **(unet or {}))
     with quiet(), torch.device(device):
         prior.vae = AutoencoderKL(**vae).to(dtype).eval().requires_grad_(False)
-    prior.embed = lambda texts, null=prior.null: randn((len(texts), *null.shape[1:]), seeded(seed, 3)).to(null)
+    prior.embed = lambda texts, negative=False, null=prior.null: randn((len(texts), *null.shape[1:]), seeded(seed, 3)).to(null)
     return prior
 
 

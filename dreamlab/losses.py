@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamlab.checks import NotNegative, check_fields
+from dreamlab.mesh import edges, face_normals
 from dreamlab.types import Render
 
 
@@ -44,3 +45,34 @@ class Smooth:
     def __call__(self, scene, render: Render) -> Float[Tensor, ""]:
         total = self.tv * (total_variation(render.rgb) + total_variation(disparity(render.depth, render.alpha)))
         return total + self.scale * scene.scales.mean() if self.scale else total
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Keeps a surface smooth: consistency * mean(1 - cos) of the normals of two faces that share an edge + laplacian * mean
+    distance of a vertex from the mean of its neighbours (uniform Laplacian), in world units. ProlificDreamer's are 1e4 both, in
+    threestudio, on a sum over the pixels of 512² that our mean over views knows nothing of."""
+
+    consistency: NotNegative = 1.0
+    laplacian: NotNegative = 1.0
+
+    def __post_init__(self):
+        check_fields(self)
+
+    def check(self, scene) -> None:
+        """ValueError for a scene without a surface of its own that learns."""
+        if "sdf" not in scene.parameters():
+            raise ValueError(f"regularise = Surface smooths the mesh of a Tets, got a {type(scene).__name__}: leave it out")
+
+    def __call__(self, scene, render: Render) -> Float[Tensor, ""]:
+        vertices, faces = scene.surface()
+        ends, which, counts = edges(faces, len(vertices))
+        normals = torch.nn.functional.normalize(face_normals(vertices, faces), dim=-1)
+        pairs = which.argsort(stable=True)[(counts == 2).repeat_interleave(counts)].view(-1, 2) // 3  # the two faces of each edge
+        bend = 1 - (normals.index_select(0, pairs[:, 0]) * normals.index_select(0, pairs[:, 1])).sum(1)
+        a, b = ends.unbind(1)
+        total = torch.zeros_like(vertices).index_add(0, a, vertices.index_select(0, b)).index_add(
+            0, b, vertices.index_select(0, a))
+        degree = torch.bincount(ends.flatten(), minlength=len(vertices)).clamp(min=1)
+        away = (total / degree[:, None] - vertices).norm(dim=1)
+        return self.consistency * bend.mean() + self.laplacian * away.mean()

@@ -146,8 +146,9 @@ class ViewPrompts:
     azimuth; ``views=False`` keeps the text as it is. With ``interpolate`` the embeddings of front, side and back are mixed
     linearly in between, at azimuths 0, 90 and 180 alone they are pure (LucidDreamer). ``perp_neg`` does so too, and names the
     views to stay away from, with the weights of :func:`perp_weights`. ``null`` and ``negative`` are texts (LucidDreamer
-    passes its negative prompt as ``null``). ``prior`` needs only ``embed(texts) -> (len(texts), ...)``; each distinct text is
-    embedded once. ValueError for ``interpolate`` or ``perp_neg`` without ``views``.
+    passes its negative prompt as ``null``). ``prior`` needs only ``embed(texts, negative) -> (len(texts), ...)``, where
+    ``negative`` is true of these two; each distinct text is embedded once. ValueError for ``interpolate`` or ``perp_neg``
+    without ``views``.
     """
 
     prior: Any
@@ -171,16 +172,17 @@ class ViewPrompts:
         """The positive text of each camera."""
         return [f"{self.text}, {name} view" if self.views else self.text for name in cameras.view_names()]
 
-    def embed(self, texts: list[str]) -> Cond:
+    def embed(self, texts: list[str], negative: bool = False) -> Cond:
         """The rows for these texts, from the cache where they have been asked for before."""
-        new = [text for text in dict.fromkeys(texts) if text not in self._cache]
+        new = [text for text in dict.fromkeys(texts) if (text, negative) not in self._cache]
         if new:
-            self._cache.update(zip(new, rows(self.prior.embed(new)), strict=True))
-        return cat([self._cache[text] for text in texts])
+            found = rows(self.prior.embed(new, negative))
+            self._cache.update({(text, negative): row for text, row in zip(new, found, strict=True)})
+        return cat([self._cache[text, negative] for text in texts])
 
     def __call__(self, cameras: Cameras) -> Prompt:
-        negative = None if self.negative is None else self.embed([self.negative])
-        null = self.embed([self.null])
+        negative = None if self.negative is None else self.embed([self.negative], negative=True)
+        null = self.embed([self.null], negative=True)
         if not (self.interpolate or self.perp_neg):
             return Prompt(self.embed(self.texts(cameras)), null, negative)
         names = self.embed([f"{self.text}, {name} view" for name in VIEW_NAMES])

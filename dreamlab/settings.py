@@ -14,7 +14,8 @@ from dreamlab import rules
 from dreamlab.cameras import ORBITS
 from dreamlab.checks import check, settled, shown, wanted
 from dreamlab.learner import Adam
-from dreamlab.losses import Smooth
+from dreamlab.losses import Smooth, Surface
+from dreamlab.priors.critic import CRITICS
 from dreamlab.prompts import ViewPrompts
 from dreamlab.scenes import STARTS
 from dreamlab.scenes.growth import Growth
@@ -27,7 +28,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "rule": {name: partial(getattr(rules, name).for_prior) for name in rules.RULES},
     "timesteps": TIMESTEPS, "grid": {"Grid": TIMESTEPS["Grid"]}, "weight": WEIGHTS, "operator": rules.OPERATORS,
     "prompts": {"ViewPrompts": partial(ViewPrompts)}, "look": LOOKS, "cameras": ORBITS, "growth": {"Growth": Growth()},
-    "decay": CURVES, "regularise": {"Smooth": Smooth()}, "optimiser": {"Adam": Adam()},
+    "decay": CURVES, "regularise": {"Smooth": Smooth(), "Surface": Surface()}, "optimiser": {"Adam": Adam()},
+    "critic": {name: partial(critic) for name, critic in CRITICS.items()},
 }
 GIVEN = {"seed"}  # by the run, never by settings
 

@@ -48,6 +48,18 @@ def rgb(scene, prior, cameras, resolution, background, generator) -> tuple[Rende
     return render, prior.encode(render.rgb)
 
 
+def normals(scene, prior, cameras, resolution, background, generator) -> tuple[Render, Tensor]:
+    """The prior looks at the world normals n as colours, (n + 1) / 2, over the background (Fantasia3D, arXiv 2303.13873)."""
+    render = scene.render(cameras, resolution, background, generator)
+    if render.normal is None:
+        raise ValueError(f"a {type(scene).__name__} shows no normals: let the prior look at its colours, look=rgb")
+    picture = (render.normal + render.alpha) / 2 + (1 - render.alpha) * background.to(render.alpha).view(-1, 1, 1, 3)
+    if not picture.isfinite().all():
+        raise FloatingPointError(f"the normals have {unbound(picture)} of {picture.numel()} values that are not finite: "
+                                 f"{state_of(scene)}")
+    return render, prior.encode(picture)
+
+
 def latents(scene, prior, cameras, resolution, background, generator) -> tuple[None, Tensor]:
     """The prior looks at the leaf of a picture of latents, without a render."""
     return None, scene.latent()
@@ -68,7 +80,7 @@ def state_of(scene: Scene) -> str:
     return f"the {type(scene).__name__}'s leaves are finite, {name} reaches {size:.3g}: lower the rates if that has grown"
 
 
-LOOKS = {"rgb": rgb, "latents": latents}
+LOOKS = {"rgb": rgb, "normals": normals, "latents": latents}
 
 
 @dataclass

@@ -190,8 +190,8 @@ def test_views_of_a_condition_are_mixed_as_those_of_its_tensors():
         found = ViewPrompts(here, "a red mug", null="a mug", negative="a bear", **how)(cameras)
         for name in found.positive.tensors:
             class Part:
-                def embed(self, texts, name=name):
-                    return expand(here.embed(texts)[name], len(texts))
+                def embed(self, texts, negative, name=name):
+                    return here.embed(texts, negative)[name]
 
             part = ViewPrompts(Part(), "a red mug", null="a mug", negative="a bear", **how)(cameras)
             for mine, theirs in ((found.positive, part.positive), (found.null, part.null), (found.negative, part.negative)):

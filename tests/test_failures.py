@@ -456,7 +456,7 @@ def test_weights_of_another_hash_are_refused_in_one_line(tmp_path, monkeypatch, 
     assert main(command) == 2
     assert "do not use this copy" in (error := capsys.readouterr().err) and "no weights" not in error
     abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # of FIPS 180-4's example
-    monkeypatch.setitem(diffusion.HUB, "sd-2.1-base", ("someone/copy", "3 B", abc))
+    monkeypatch.setitem(diffusion.HUB, "sd-2.1-base", diffusion.Home("someone/copy", "3 B", abc))
     assert diffusion.fetch("sd-2.1-base") == tmp_path
 
 

@@ -193,7 +193,7 @@ def test_each_distinct_text_is_embedded_once():
     class Reader:
         seen = []
 
-        def embed(self, texts):
+        def embed(self, texts, negative=False):
             self.seen += texts
             return torch.zeros(len(texts), 77, 8)
 

@@ -83,7 +83,7 @@ class Words(Prior):
     def null(self):
         return torch.zeros(1, 4)
 
-    def embed(self, texts):
+    def embed(self, texts, negative=False):
         names = ["front view", "side view", "back view"]
         return torch.stack([torch.eye(4)[next((i for i, n in enumerate(names) if n in t), 3)] * bool(t) for t in texts])
 

@@ -42,6 +42,14 @@ def shap_e(tmp_path_factory):
     return folder.__wrapped__(tmp_path_factory)
 
 
+@pytest.fixture(scope="module")
+def refiner(tmp_path_factory):
+    from zoo import tiny_refiner
+
+    tiny_refiner().save_pretrained(folder := tmp_path_factory.mktemp("refiner"))
+    return folder
+
+
 @pytest.fixture
 def prior(tmp_path):
     return shutil.copytree(BUNDLED["toybox"], tmp_path / "prior")
@@ -57,9 +65,9 @@ def plan():
 
 # Each loader: a good file that is made for it, and what reads it.
 
-def part_of_prior(part, half=False):
+def part_of_prior(part, half=False, kind="toybox"):
     def make(tmp_path, request):
-        folder = shutil.copytree(BUNDLED["toybox"], tmp_path / "prior")
+        folder = shutil.copytree(BUNDLED.get(kind) or request.getfixturevalue(kind), tmp_path / "prior")
         if half:
             for file in list(folder.glob("*/*.safetensors")):
                 file.rename(file.with_suffix(".fp16.safetensors"))
@@ -125,7 +133,9 @@ def checkpoint(tmp_path, request):
 
 
 LOADERS = {
-    **{f"prior {part}": part_of_prior(part) for part in MODELS}, "prior half": part_of_prior("text_encoder", half=True),
+    **{f"prior {part}": part_of_prior(part) for part in ("unet", "vae", "text_encoder")},
+    **{f"refiner {part}": part_of_prior(part, kind="refiner") for part in ("unet", "vae", "text_encoder_2")},
+    "prior half": part_of_prior("text_encoder", half=True), "refiner half": part_of_prior("text_encoder_2", True, "refiner"),
     "shap-e prior": part_of_shap_e("prior", "diffusion_pytorch_model"), "shap-e text": part_of_shap_e("text_encoder", "model"),
     "shap-e renderer": part_of_shap_e("shap_e_renderer", "diffusion_pytorch_model"), "points": points, "judge": judge,
     "views": views, "exhibits": exhibits, "trained vae": trained_vae, "gaussians": scene(ball, Gaussians.load),
@@ -287,7 +297,7 @@ def index(**values):
 
 def config(name, **values):
     def change(folder):
-        file = next(f for f in (folder / "text_encoder" / name, folder / "tokenizer" / name) if f.exists())
+        file = next(f for part in ("text_encoder*", "tokenizer*") for f in folder.glob(f"{part}/{name}"))
         file.write_text(json.dumps(json.loads(file.read_text()) | values))
         return file
     return change
@@ -317,12 +327,12 @@ BAD = {
     "newer kernels": config("config.json", attn_implementation={"": "evil/kernel"})}
 
 
-@pytest.mark.parametrize("kind", ["prior", "shap_e"])
+@pytest.mark.parametrize("kind", ["prior", "refiner", "shap_e"])
 @pytest.mark.parametrize("name", BAD)
 def test_a_folder_with_code_is_refused_before_anything_is_loaded(name, kind, tmp_path, request, monkeypatch):
     source = request.getfixturevalue(kind)
     folder = shutil.copytree(source, tmp_path / "copy")
-    load = DiffusionPrior.load if kind == "prior" else load_points
+    load = load_points if kind == "shap_e" else DiffusionPrior.load
     load(folder)
     file = BAD[name](folder)
     for module in (nn.Module, torch.Tensor):

@@ -11,7 +11,7 @@ from dreamlab.priors.base import Prior
 from dreamlab.priors.critic import Critic
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.priors.mixture import GaussianMixturePrior, ImageMixturePrior
-from dreamlab.prompts import Condition, Prompt
+from dreamlab.prompts import Prompt
 from dreamlab.rules import VDM, LinearOperator
 from dreamlab.rules.vsd import CriticRule
 
@@ -30,15 +30,7 @@ def pixels(size: int = 16) -> ImageMixturePrior:
     return ImageMixturePrior(images, {"mood": ["warm"] * 5 + ["cold"] * 5})
 
 
-class Refiner(DiffusionPrior):
-    """Shaped like Stable Diffusion XL's refiner: a condition is text, a summary of it, and five numbers about the picture."""
-
-    def embed(self, texts):
-        text = super().embed(texts)
-        return Condition({"text": text, "text_embeds": text.mean(1), "time_ids": torch.tensor([[64.0, 64, 0, 0, 6]])})
-
-
-def tiny(prediction: str, seed: int = 0, kind: type[DiffusionPrior] = DiffusionPrior, **unet) -> DiffusionPrior:
+def tiny(prediction: str, seed: int = 0) -> DiffusionPrior:
     """A Stable-Diffusion-shaped pipeline with random weights: 8 x 8 latents, a condition of 16 tokens by 8 numbers."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -48,22 +40,52 @@ def tiny(prediction: str, seed: int = 0, kind: type[DiffusionPrior] = DiffusionP
     unet = UNet2DConditionModel(
         sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=4,
         cross_attention_dim=8, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), **unet)
-    text = CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1,
-                                        num_attention_heads=1, max_position_embeddings=tokenizer.model_max_length,
-                                        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id))
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+    text = CLIPTextModel(CLIPTextConfig(num_hidden_layers=1, **reads(tokenizer)))
     vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4)
     scheduler = DDIMScheduler(1000, 0.00085, 0.012, "scaled_linear", clip_sample=False, steps_offset=1,
                               prediction_type=prediction)
-    return kind(StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None, requires_safety_checker=False))
+    return DiffusionPrior(StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None,
+                                                  requires_safety_checker=False))
+
+
+def reads(tokenizer) -> dict:
+    """The settings of a text encoder of width 8 for what a tokenizer writes."""
+    return {"vocab_size": len(tokenizer), "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1,
+            "max_position_embeddings": tokenizer.model_max_length, "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id}
+
+
+def tiny_refiner(seed: int = 0):
+    """A pipeline shaped like Stable Diffusion XL's refiner, with random weights: 8 x 8 latents of 16 x 16 pixels.
+
+    Attention at the inner level alone; a condition is 16 tokens by 8, the projected end by 6, and five numbers by 4 waves.
+    """
+    from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLImg2ImgPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    tokenizer = prior("toybox").pipe.tokenizer
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 16, 16), layers_per_block=1, norm_num_groups=4, attention_head_dim=(1, 2, 2),
+        cross_attention_dim=8, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), use_linear_projection=True,
+        addition_embed_type="text_time", addition_time_embed_dim=4, projection_class_embeddings_input_dim=6 + 5 * 4)
+    text = CLIPTextModelWithProjection(CLIPTextConfig(num_hidden_layers=2, projection_dim=6, **reads(tokenizer)))
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8), norm_num_groups=4, down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, scaling_factor=0.13025, force_upcast=True)
+    scheduler = EulerDiscreteScheduler(1000, 0.00085, 0.012, "scaled_linear", timestep_spacing="leading", steps_offset=1)
+    return StableDiffusionXLImg2ImgPipeline(
+        vae, None, text, None, tokenizer, unet, scheduler, requires_aesthetics_score=True, force_zeros_for_empty_prompt=False,
+        add_watermarker=False)
 
 
 @cache
 def prior(name: str) -> Prior:
     make = {"points": points, "pixels": pixels, "toybox": DiffusionPrior.load, "eps": lambda: tiny("epsilon"),
             "v": lambda: tiny("v_prediction"), "another v": lambda: tiny("v_prediction", seed=1),
-            "refiner": lambda: tiny("epsilon", kind=Refiner, addition_embed_type="text_time", addition_time_embed_dim=4,
-                                    projection_class_embeddings_input_dim=5 * 4 + 8)}
+            "refiner": lambda: DiffusionPrior(tiny_refiner())}
     return make[name]()
 
 
@@ -75,7 +97,7 @@ def prompt(prior: Prior) -> Prompt:
         return Prompt(prior.cond(mood="warm"), prior.null, prior.cond(mood="cold"))
     if isinstance(prior, Constant):
         return Prompt(torch.full((1, 1), 1.0), prior.null, torch.full((1, 1), -1.0))
-    return Prompt(prior.embed(["a red mug"]), prior.null, prior.embed(["a blue bear, back view"]))
+    return Prompt(prior.embed(["a red mug"]), prior.null, prior.embed(["a blue bear, back view"], negative=True))
 
 
 def inputs(prior: Prior, seed: int = 0, n: int = 3, t_max: int = 700):

@@ -176,6 +176,7 @@ class Prior(ABC):
         """The way back: (B, 3, H, W) in [-1, 1] -> (B, H, W, 3), clamped to [0, 1]."""
         return ((x + 1) / 2).clamp(0, 1).movedim(1, -1)
 
-    def embed(self, texts: list[str]) -> Cond:
-        """Texts -> conditions, one row each. ValueError where the prior does not read text."""
+    def embed(self, texts: list[str], negative: bool = False) -> Cond:
+        """Texts -> conditions, one row each. ``negative``: of what to push away from, as null and negative prompts are, which
+        means nothing to most priors. ValueError where the prior does not read text."""
         raise ValueError(f"{type(self).__name__} does not read text, got {texts!r}: build its condition from labels")

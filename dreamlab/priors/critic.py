@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dreamlab.cameras import Cameras
-from dreamlab.checks import Count, NotNegative, Positive, check
+from dreamlab.checks import Count, Name, NotNegative, Positive, check
 from dreamlab.learner import Learner, select, under
 from dreamlab.noise import randn, stream, subseed
 from dreamlab.priors.base import Prior
@@ -87,6 +87,18 @@ class ExactCritic(Critic):
         mixture = GaussianMixturePrior(self.particles.flatten(1), self.std, schedule=self.prior.schedule)
         eps, = mixture.eps(x_t.flatten(1), t, torch.tensor([-1], device=x_t.device))
         return self.target(x_t, t, eps.reshape(x_t.shape), cond, self.pull)
+
+
+class IdentityCritic(Critic):
+    """D_phi(x_t) = x: the renders as they are, each for itself. With it a rule with a critic is SDS, with the rule's own weight
+    and timesteps; DreamFlow's for normal maps, as ProlificDreamer's. It learns nothing."""
+
+    def fit(self, x, t, eps, cond, camera=None, pull=0.0):
+        self.x, self.fits = x.detach().clone(), self.fits + 1
+        return x.new_zeros(())
+
+    def eps(self, x_t, t, cond, camera=None):
+        return self.prior.schedule.eps_from_x0(x_t, self.x, t)
 
 
 class LearnedCritic(Critic):
@@ -208,9 +220,27 @@ def learnable(cond: Cond) -> list[Tensor]:
     return [v for v in (cond.tensors.values() if isinstance(cond, Condition) else [cond]) if v.is_floating_point()]
 
 
+def lora(prior: Prior, lr: float, seed: int, *, base: Name | None = None, camera: bool = False) -> Critic:
+    """:class:`LoRACritic`: on the prior's own UNet, or on that of ``base``, which looks at the prior's latents and reads the same
+    conditions; ``camera``: with the cameras embedded. For a prior without a UNet the exact critic."""
+    if base is None:
+        return LoRACritic(prior, lr=lr, seed=seed, camera=camera) if hasattr(prior, "unet") else ExactCritic(prior, seed=seed)
+    other = DiffusionPrior.load(base, prior.device)
+    other.shape = prior.shape
+    return LoRACritic(prior, lr=lr, seed=seed, camera=camera, base=other)
+
+
+def identity(prior: Prior, lr: float, seed: int) -> Critic:
+    """:class:`IdentityCritic`."""
+    return IdentityCritic(prior, seed)
+
+
+CRITICS = {critic.__name__: critic for critic in (lora, identity)}
+
+
 def default_critic(prior: Prior, lr: Positive = 1e-4, seed: int = 0) -> Critic:
     """LoRA where there is a UNet, the exact critic otherwise."""
-    return LoRACritic(prior, lr=lr, seed=seed) if hasattr(prior, "unet") else ExactCritic(prior, seed=seed)
+    return lora(prior, lr, seed)
 
 
 def rate(prior: Prior, given: float | None, published: float) -> float:

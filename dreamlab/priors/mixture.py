@@ -109,7 +109,7 @@ class ImageMixturePrior(Prior):
             raise ValueError(f"no image carries {labels}: see prior.labels")
         return rows
 
-    def embed(self, texts: list[str]) -> Float[Tensor, "b n"]:
+    def embed(self, texts: list[str], negative: bool = False) -> Float[Tensor, "b n"]:
         """The images whose labels a text names; a kind of label it does not mention is left free, "" leaves all free.
 
         ValueError for a text that names no label at all, or a combination that no image carries.

@@ -138,3 +138,8 @@ class ShapE:
         colours = torch.stack([made.vertex_channels[k] for k in "RGB"], -1).float().cpu()
         mesh = Mesh(to_world(made.verts.float().cpu()), made.faces.cpu(), linear_to_srgb(colours))
         return sample(mesh, n, generator)
+
+    def shell(self, prompt: str, points: Float[Tensor, "n 3"], places: Float[Tensor, "x y z 3"]) -> Float[Tensor, "x y z"]:
+        """How much nearer than one cell of the grid of ``places`` the nearest of some points of the surface is."""
+        far = torch.cat([torch.cdist(some, points).amin(1) for some in places.reshape(-1, 3).split(4096)])
+        return (places[1, 1, 1] - places[0, 0, 0]).norm() - far.view(places.shape[:3])

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dreamlab.cameras import Cameras, ring
@@ -23,7 +23,6 @@ from dreamlab.mesh import (
 from dreamlab.priors.points import load_points
 from dreamlab.render.mesh import antialias, rasterize
 from dreamlab.scenes.base import Begin, Scene
-from dreamlab.scenes.gaussians import Points
 from dreamlab.scenes.nerf import HashGrid, NeRF
 from dreamlab.types import Render
 
@@ -42,7 +41,6 @@ class Tets(Scene):
     """
 
     rates = {"sdf": 1.5e-3, "offsets": 1e-2, "grid": 1e-2, "color": 1e-3}
-    groups = ("sdf", "offsets")
 
     @checked
     def __init__(self, start: Float[Tensor, "n n n"], box: Float[Tensor, "2 3"], grid: HashGrid | None = None,
@@ -62,8 +60,8 @@ class Tets(Scene):
 
     def parameters(self) -> dict[str, Tensor]:
         """``start``, ``sdf``, ``offsets``; the texture's ``grid.LEVEL`` and ``color.*``."""
-        return (self.shape | {f"grid.{i}": table for i, table in enumerate(self.grid.tables)} | {
-            f"color.{name}": p for name, p in self.mlp.named_parameters()})
+        texture = {f"grid.{i}": table for i, table in enumerate(self.grid.tables)}
+        return self.shape | texture | {f"color.{name}": p for name, p in self.mlp.named_parameters()}
 
     def distances(self) -> Float[Tensor, "n n n"]:
         """The signed distances at the corners, about in world units, negative inside."""
@@ -74,9 +72,8 @@ class Tets(Scene):
 
     def places(self) -> Float[Tensor, "n n n 3"]:
         """Where the corners are."""
-        n = len(self.shape["start"])
-        low, high = self.box.to(self.shape["start"])
-        return low + (lattice(n, 1.0).to(low) + 1) / 2 * (high - low) + (high - low) / (n - 1) * MOST * self.shape["offsets"].tanh()
+        box, n = self.box.to(self.shape["start"]), len(self.shape["start"])
+        return within(box, n) + (box[1] - box[0]) / (n - 1) * MOST * self.shape["offsets"].tanh()
 
     def surface(self) -> tuple[Vertices, Faces]:
         """Vertices, with gradients unless it is ``frozen``, and faces."""
@@ -148,7 +145,6 @@ def clean(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
 
 def blurred(x: Float[Tensor, "n n n"], sigma: float = 1.0) -> Float[Tensor, "n n n"]:
     """A Gaussian blur of ``sigma`` cells along each axis, 0 beyond the border."""
-    at = torch.arange(-3, 4).to(x) * max(1.0, sigma)
     weights = torch.exp(-0.5 * (torch.arange(-round(3 * sigma), round(3 * sigma) + 1).to(x) / sigma) ** 2)
     weights, x = (weights / weights.sum()).view(1, 1, -1, 1, 1), x[None, None]
     for axis in range(3):
@@ -158,38 +154,77 @@ def blurred(x: Float[Tensor, "n n n"], sigma: float = 1.0) -> Float[Tensor, "n n
 
 @torch.no_grad()
 def signed(occupancy: Float[Tensor, "n n n"], places: Float[Tensor, "n n n 3"]) -> Float[Tensor, "n n n"]:
-    """Signed distances at the corners of a grid to the surface where an occupancy falls below 0, negative where it is above:
-    to 8000 points of it. ValueError where there is no surface."""
+    """Signed distances at the corners of a grid to the surface where an occupancy is 0, negative where it is above: to 8000
+    points of that surface, floaters left out. ValueError where there is none."""
     vertices, faces = clean(*marching_tetrahedra(-occupancy, places))
     if not len(faces):
-        raise ValueError("there is nothing to make a mesh of: the shape to begin with is empty; give the part before it more steps")
+        raise ValueError("the shape to begin with is empty: give the part before it more steps, or begin with another shape")
     points, _ = sample(Mesh(vertices, faces, vertices), 8000, torch.Generator().manual_seed(0))
     far = torch.cat([torch.cdist(some, points).amin(1) for some in places.reshape(-1, 3).split(4096)]).view(occupancy.shape)
     return torch.where(occupancy > 0, -far, far)
 
 
-def tight(inside: Tensor, places: Float[Tensor, "n n n 3"], margin: float = 0.1) -> Float[Tensor, "2 3"]:
+def filled(shell: Bool[Tensor, "n n n"]) -> Bool[Tensor, "n n n"]:
+    """A shell and what it encloses: all that cannot be reached from the border, from cell to cell through their sides."""
+    wall, reached = shell.float()[None, None], torch.zeros_like(shell)
+    for axis in range(3):
+        reached.select(axis, 0)[:] = reached.select(axis, -1)[:] = True
+    reached = reached.float()[None, None] * (1 - wall)
+    while True:
+        grown = sum(F.max_pool3d(reached, side, 1, [k // 2 for k in side]) for side in ((3, 1, 1), (1, 3, 1), (1, 1, 3)))
+        grown = (grown > 0) * (1 - wall)
+        if torch.equal(grown, reached):
+            return reached[0, 0] == 0
+        reached = grown
+
+
+def within(box: Float[Tensor, "2 3"], corners: int) -> Float[Tensor, "n n n 3"]:
+    """The corners of a grid over a box."""
+    return box[0] + (lattice(corners, 1.0).to(box) + 1) / 2 * (box[1] - box[0])
+
+
+def tight(inside: Bool[Tensor, "n n n"], places: Float[Tensor, "n n n 3"], margin: float = 0.1) -> Float[Tensor, "2 3"]:
     """The box of the places that are inside, and a ``margin`` of its sides around it (GeoDream's 10 %, official code)."""
     found = places[inside]
     low, high = found.amin(0), found.amax(0)
     return torch.stack([low, high]) + torch.tensor([[-1.0], [1.0]]) * margin * (high - low)
 
 
+def fit_colours(scene: Tets, points: Float[Tensor, "n 3"], colours: Float[Tensor, "n 3"], generator: torch.Generator,
+                steps: int = 200) -> None:
+    """Teach the texture the colours of some points, by Adam on their mean square error."""
+    leaves = {name: leaf for name, leaf in scene.parameters().items() if name.split(".")[0] in ("grid", "color")}
+    optimiser = torch.optim.Adam([{"params": [leaf], "lr": 1e-2} for leaf in leaves.values()])
+    for _ in range(steps):
+        some = torch.randint(len(points), (2048,), generator=generator).to(points.device)
+        with torch.enable_grad():
+            loss = (scene.paint(points[some]) - colours[some]).square().mean()
+            found = torch.autograd.grad(loss, list(leaves.values()))
+        for leaf, gradient in zip(leaves.values(), found, strict=True):
+            leaf.grad = gradient
+        optimiser.step()
+    for leaf in leaves.values():
+        leaf.grad = None
+
+
+def texture_grid(levels: int, finest: int, generator: torch.Generator) -> HashGrid:
+    """A hash grid from 16 cells a side to ``finest``."""
+    return HashGrid(levels, growth=(finest / 16) ** (1 / max(levels - 1, 1)), generator=generator)
+
+
 @torch.no_grad()
-def level(scene: NeRF, n: int = 32) -> float:
+def level(scene: NeRF, n: int = 48) -> float:
     """The density whose surface has the silhouette that the field shows (alpha > 1/2): of twelve levels from 0.5 to 30, the one
     with the greatest intersection over union of both from eight sides."""
     cameras, places = ring(8), lattice(n, scene.radius)
+    device = next(iter(scene.parameters().values())).device
     alpha = scene.render(cameras, 64, torch.ones(3)).alpha[..., 0].cpu() > 0.5
-    density = scene.density(places.view(-1, 3).to(next(iter(scene.parameters().values())).device)).view(places.shape[:3]).cpu()
-    best, found = -1.0, 1.0
+    density = scene.density(places.view(-1, 3).to(device)).view(places.shape[:3]).cpu()
+    found = {}
     for value in torch.logspace(-0.3, 1.5, 12).tolist():
-        vertices, faces = marching_tetrahedra(value - density, places)
-        shown = rasterize(vertices, faces, cameras, 64).face >= 0
-        iou = ((shown & alpha).sum() / (shown | alpha).sum().clamp(min=1)).item()
-        if iou > best:
-            best, found = iou, value
-    return found
+        shown = rasterize(*marching_tetrahedra(value - density, places), cameras, 64).face >= 0
+        found[value] = ((shown & alpha).sum() / (shown | alpha).sum().clamp(min=1)).item()
+    return max(found, key=found.get)
 
 
 @torch.no_grad()
@@ -199,18 +234,44 @@ def nerf_to_tets(begin: Begin, *, of: str = "", cells: Cells = 128) -> Tets:
     The density's level is :func:`level`'s; a first pass over a coarse grid finds the box, a second one the surface in it.
     """
     field = begin.earlier(of)
-    leaves = field.state_dict()
+    leaves, value = field.state_dict(), level(field)
     device = next(iter(leaves.values())).device
-    value = level(field)
-    inside = lambda places: field.density(places.reshape(-1, 3).to(device)).view(places.shape[:3]).cpu() - value  # noqa: E731
+
+    def inside(places: Tensor) -> Tensor:
+        return torch.cat([field.density(some.to(device)).cpu() for some in places.reshape(-1, 3).split(1 << 18)]
+                         ).view(places.shape[:3]) - value
+
     coarse = lattice(48, field.radius)
     if not (found := inside(coarse) > 0).any():
         raise ValueError(f"the part {of!r} shows nothing to make a mesh of: give it more steps")
-    box = tight(found, coarse)
-    places = box[0] + (lattice(cells + 1, 1.0) + 1) / 2 * (box[1] - box[0])
+    places = within(box := tight(found, coarse), cells + 1)
     scene = Tets(signed(inside(places), places), box, HashGrid(**field.grid.config, generator=begin.generator), field.hidden,
                  field.radius, generator=begin.generator).to(device)
     for name, leaf in scene.parameters().items():
         if name in leaves:
             leaf.copy_(leaves[name])
     return scene
+
+
+@torch.no_grad()
+def shape(begin: Begin, *, prior: Name = "shap-e", cells: Cells = 128, levels: Annotated[int, Range(1, 24)] = 16,
+          finest: Annotated[int, Range(16, 2**16)] = 4096, hidden: Annotated[int, Range(1, 256)] = 64) -> Tets:
+    """The shape and the colours that a points prior gives: "toybox", "shap-e", or a folder. Its shell is filled."""
+    found = load_points(prior, str(begin.prior.device))
+    coarse = lattice(64, 0.95)
+    points, colours = found(begin.prompt, 20_000, begin.generator)
+    values = found.shell(begin.prompt, points, coarse)
+    solid = filled(values > 0)
+    places = within(box := tight(solid, coarse), cells + 1)
+    values = found.shell(begin.prompt, points, places)
+    occupancy = torch.where(filled(values > 0) & (values <= 0), 1.0, values)
+    scene = Tets(signed(occupancy, places), box, texture_grid(levels, finest, begin.generator), hidden,
+                 generator=begin.generator)
+    fit_colours(scene, points, colours, begin.generator)
+    return scene
+
+
+def texture(begin: Begin, *, of: str = "") -> Tets:
+    """What the part ``of`` has made, its surface kept as it is: only the texture learns."""
+    made = begin.earlier(of)
+    return Tets.rebuild(made.config() | {"frozen": True}, made.state_dict())

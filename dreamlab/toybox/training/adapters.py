@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dreamlab.cameras import Orbit
 from dreamlab.priors.base import Card
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.toybox.dataset import Views
