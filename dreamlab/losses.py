@@ -68,7 +68,7 @@ class Surface:
         vertices, faces = scene.surface()
         ends, which, counts = edges(faces, len(vertices))
         normals = torch.nn.functional.normalize(face_normals(vertices, faces), dim=-1)
-        pairs = which.argsort(stable=True)[(counts == 2).repeat_interleave(counts)].view(-1, 2) // 3  # the two faces of each edge
+        pairs = which.argsort(stable=True)[(counts == 2).repeat_interleave(counts)].view(-1, 2) // 3  # the faces of an edge
         bend = 1 - (normals.index_select(0, pairs[:, 0]) * normals.index_select(0, pairs[:, 1])).sum(1)
         a, b = ends.unbind(1)
         total = torch.zeros_like(vertices).index_add(0, a, vertices.index_select(0, b)).index_add(

@@ -20,8 +20,8 @@ class Mesh:
 
 
 def kuhn() -> Int[Tensor, "6 4 3"]:
-    """A cube's six tetrahedra (Kuhn 1960), by the corners in {0, 1}³ that each has: the ways from corner 000 to corner 111 along
-    three edges. All turn the same way, and those of neighbouring cubes share their faces."""
+    """A cube's six tetrahedra (Kuhn 1960), by the corners in {0, 1}³ that each has: the ways from corner 000 to corner 111
+    along three edges. All turn the same way, and those of neighbouring cubes share their faces."""
     tets = []
     for way in permutations(range(3)):
         corners = torch.cat([torch.zeros(1, 3), torch.eye(3)[list(way)].cumsum(0)])
@@ -32,8 +32,8 @@ def kuhn() -> Int[Tensor, "6 4 3"]:
 
 
 def cases() -> tuple[Int[Tensor, "16 2 3 2"], Int[Tensor, "16"]]:
-    """How the surface cuts a tetrahedron, by which corners are inside (bit i for corner i): up to two triangles, of three points
-    each on an edge between two corners, and how many triangles.
+    """How the surface cuts a tetrahedron, by which corners are inside (bit i for corner i): up to two triangles, of three
+    points each on an edge between two corners, and how many triangles.
 
     One corner apart from three is cut off by a triangle; two from two by the quadrilateral whose sides lie in the four faces.
     Each triangle is turned so that the corners outside are in front of it.
@@ -64,10 +64,10 @@ KUHN, (CASES, COUNTS) = kuhn(), cases()
 def marching_tetrahedra(values: Float[Tensor, "x y z"], places: Float[Tensor, "x y z 3"]) -> tuple[Vertices, Faces]:
     """The surface where a field passes 0, from its values at the corners of a grid of cubes and where these corners are.
 
-    Negative is inside, and counts so where it is 0 outside. Each cube is six tetrahedra, and the field is linear in each (Doi and
-    Koide 1991; Shen et al., arXiv 2111.04276): an edge from p to q whose values differ in sign has the vertex p + a / (a - b)
-    (q - p). So the surface is closed, however the corners are moved, unless it leaves the grid; it has no vertex twice, and is
-    differentiable in values and places. Nothing inside gives no faces. ValueError for values that are not finite.
+    Negative is inside, and counts so where it is 0 outside. Each cube is six tetrahedra, and the field is linear in each (Doi
+    and Koide 1991; Shen et al., arXiv 2111.04276): an edge from p to q whose values differ in sign has the vertex p + a / (a -
+    b) (q - p). So the surface is closed, however the corners are moved, unless it leaves the grid; it has no vertex twice, and
+    is differentiable in values and places. Nothing inside gives no faces. ValueError for values that are not finite.
     """
     if not values.isfinite().all():
         raise ValueError(f"the field has {int((~values.isfinite()).sum())} of {values.numel()} values that are not finite: "
@@ -98,8 +98,8 @@ def lattice(n: int, bound: float) -> Float[Tensor, "n n n 3"]:
 
 
 def edges(faces: Faces, n: int) -> tuple[Int[Tensor, "e 2"], Int[Tensor, "f3"], Int[Tensor, "e"]]:
-    """The edges of a mesh of n vertices: the two ends of each, lower first; which edge each side of each face is, (0, 1), (1, 2),
-    (2, 0); and how many faces have it."""
+    """The edges of a mesh of n vertices: the two ends of each, lower first; which edge each side of each face is, (0, 1), (1,
+    2), (2, 0); and how many faces have it."""
     sides = torch.stack([faces, faces.roll(-1, 1)], -1).view(-1, 2)
     keys = sides.amin(1) * n + sides.amax(1)
     found, which, counts = torch.unique(keys, return_inverse=True, return_counts=True)
@@ -138,7 +138,7 @@ def pieces(faces: Faces, n: int) -> Int[Tensor, "f"]:
 
 
 def large(faces: Faces, n: int, least: float = 0.01) -> Bool[Tensor, "f"]:
-    """Which faces are in no floater: a connected piece with less than ``least`` of all faces (GeoDream's rule, official code)."""
+    """Which faces are in no floater: a connected piece with less than ``least`` of all faces (GeoDream's rule)."""
     if not len(faces):
         return faces.new_zeros(0, dtype=torch.bool)
     _, which, counts = torch.unique(pieces(faces, n), return_inverse=True, return_counts=True)

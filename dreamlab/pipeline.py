@@ -15,7 +15,7 @@ from dreamlab.cameras import Orbit, ring
 from dreamlab.checks import Name, Range, check, check_fields, checked, shown
 from dreamlab.files import sweep_strays
 from dreamlab.learner import Adam
-from dreamlab.losses import Smooth
+from dreamlab.losses import Smooth, Surface
 from dreamlab.noise import Seed, seeded, stream, subseed
 from dreamlab.priors.base import Prior
 from dreamlab.priors.diffusion import HUB, DiffusionPrior, card_of, usual_device
@@ -53,7 +53,7 @@ class Part:
     rates: dict[str, Rate] | None = None
     optimiser: Adam = Adam()
     decay: Callable = constant
-    regularise: Smooth | None = None
+    regularise: Smooth | Surface | None = None
     steps: Steps | None = None
     views: Views | None = None
     resolution: Pixels | None = None

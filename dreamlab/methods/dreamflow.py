@@ -2,8 +2,9 @@
 predetermined grid of timesteps that falls.
 
 ``PAPER`` holds the paper's numbers (P), and where it gives none those of threestudio's ProlificDreamer (TS), whose settings it
-follows; where no source is named, it is ours. ``TOY`` is the same list with a laptop's numbers. P counts ``views`` of one camera
-at each timestep; on the toybox a step has four cameras, and each timestep one step. P shows no shading and no sparsity loss.
+follows; where no source is named, it is ours. ``TOY`` is the same list with a laptop's numbers. P counts ``views`` of one
+camera at each timestep; on the toybox a step has four cameras, and each timestep one step. No shading, no sparsity
+loss (P).
 """
 from functools import partial
 
@@ -72,5 +73,5 @@ POINTS = {"geometry": partial(shape, prior="shap-e", cells=128)}
 FROM_POINTS = Method(
     "dreamflow-points", "DreamFlow's mesh parts from the shape of a points prior",
     {name: part.set(start=POINTS.get(name, part.start)) for name, part in PAPER.items() if name != "nerf"},
-    {name: part.set({"start": partial(shape, prior="toybox", cells=32, levels=4, finest=64, hidden=32)} if name in POINTS else {})
-     for name, part in TOY.items() if name != "nerf"})
+    {name: part.set({"start": partial(shape, prior="toybox", cells=32, levels=4, finest=64, hidden=32)} if name in POINTS else
+     {}) for name, part in TOY.items() if name != "nerf"})

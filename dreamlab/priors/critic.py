@@ -221,8 +221,8 @@ def learnable(cond: Cond) -> list[Tensor]:
 
 
 def lora(prior: Prior, lr: float, seed: int, *, base: Name | None = None, camera: bool = False) -> Critic:
-    """:class:`LoRACritic`: on the prior's own UNet, or on that of ``base``, which looks at the prior's latents and reads the same
-    conditions; ``camera``: with the cameras embedded. For a prior without a UNet the exact critic."""
+    """:class:`LoRACritic`: on the prior's own UNet, or on that of ``base``, which looks at the prior's latents and reads the
+    same conditions; ``camera``: with the cameras embedded. For a prior without a UNet the exact critic."""
     if base is None:
         return LoRACritic(prior, lr=lr, seed=seed, camera=camera) if hasattr(prior, "unet") else ExactCritic(prior, seed=seed)
     other = DiffusionPrior.load(base, prior.device)

@@ -3,8 +3,8 @@ drawn so that a silhouette has a gradient too.
 
 A pixel's colour depends on where a triangle's corners are through what it sees, smoothly, and through *which* triangle it sees,
 by jumps. The jumps have no derivative; but a pixel that is partly covered is a mixture of two colours by area, and that area
-moves with the silhouette. :func:`antialias` makes that mixture (the idea of Laine et al., arXiv 2011.03277, section 3.5; the code
-is ours and walks along the mesh's silhouette edges, so that triangles may be smaller than a pixel).
+moves with the silhouette. :func:`antialias` makes that mixture (the idea of Laine et al., arXiv 2011.03277, section 3.5; the
+code is ours and walks along the mesh's silhouette edges, so that triangles may be smaller than a pixel).
 
 On CUDA, where the user has installed nvdiffrast (NVIDIA's licence: not for commercial use), its kernels do the same; the torch
 code is the definition.
@@ -25,8 +25,8 @@ NEAR = 1e-2  # world units along the camera's axis: a triangle that comes nearer
 
 @dataclass
 class Fragments:
-    """What each pixel sees of a mesh: the index of the ``face``, -1 for none, and its perspective-correct barycentrics ``bary``,
-    which carry the gradient to the ``screen``: pixel coordinates x, y and camera z of the vertices for each camera."""
+    """What each pixel sees of a mesh: the index of the ``face``, -1 for none, and its perspective-correct barycentrics
+    ``bary``, which carry the gradient to the ``screen``: pixel coordinates x, y and camera z of the vertices."""
 
     face: Int[Tensor, "b h w"]
     bary: Float[Tensor, "b h w 3"]
@@ -98,10 +98,10 @@ def rasterize(vertices: Vertices, faces: Faces, cameras: Cameras, resolution: in
     Faces that come nearer to the camera than ``NEAR`` are left out: nothing is clipped. ValueError for a face of no vertex.
     """
     if len(faces) and not 0 <= int(faces.min()) <= int(faces.max()) < len(vertices):
-        raise ValueError(f"faces index the {len(vertices)} vertices, got {int(faces.min())} ... {int(faces.max())}: give others")
-    cameras = cameras.to(vertices.device)
-    screen = project(vertices, cameras, resolution)
-    if vertices.is_cuda and find_spec("nvdiffrast"):
+        raise ValueError(f"faces index the {len(vertices)} vertices, got {int(faces.min())}
+   
+    ... {int(faces.max())}: give others") cameras = cameras.to(vertices.device) screen = project(vertices,
+    cameras, resolution) if vertices.is_cuda and find_spec("nvdiffrast"):
         return nvdiffrast(vertices, faces, cameras, resolution, screen)
     face = visible(screen, faces, resolution)
     view, y, x = (face >= 0).nonzero(as_tuple=True)
@@ -117,10 +117,10 @@ def rasterize(vertices: Vertices, faces: Faces, cameras: Cameras, resolution: in
 def antialias(image: Float[Tensor, "b h w c"], seen: Fragments) -> Float[Tensor, "b h w c"]:
     """The picture with its silhouettes drawn by area, which gives the vertices their gradient.
 
-    Where a silhouette passes between the centres of two neighbouring pixels, at the part d of the way from the one that sees the
-    object, the object covers 1/2 + d of that pixel if d < 1/2, and d - 1/2 of the other one otherwise; the rest shows what the
-    other sees. Of several crossings in one place the outermost counts. Pairs side by side and pairs one above the other both
-    measure the covered area; they are mixed by cos² and sin² of the silhouette's direction there.
+    Where a silhouette passes between the centres of two neighbouring pixels, at the part d of the way from the one that sees
+    the object, the object covers 1/2 + d of that pixel if d < 1/2, and d - 1/2 of the other one otherwise; the rest shows what
+    the other sees. Of several crossings in one place the outermost counts. Pairs side by side and pairs one above the other
+    both measure the covered area; they are mixed by cos² and sin² of the silhouette's direction there.
     """
     if seen.kernel:
         import nvdiffrast.torch as dr
@@ -137,8 +137,8 @@ def antialias(image: Float[Tensor, "b h w c"], seen: Fragments) -> Float[Tensor,
 
 
 def crossings(seen: Fragments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where silhouettes pass between neighbouring pixels: the index of the pixel that sees the object, that of the one which does
-    not, the part of the way d in [0, 1], which carries the gradient, and how much the pair counts, in [0, 1]."""
+    """Where silhouettes pass between neighbouring pixels: the index of the pixel that sees the object, that of the one which
+    does not, the part of the way d in [0, 1], which carries the gradient, and how much the pair counts, in [0, 1]."""
     screen, faces, R = seen.screen, seen.faces, seen.face.shape[1]
     with torch.no_grad():
         ends, which, counts = edges(faces, screen.shape[1])

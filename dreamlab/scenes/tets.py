@@ -33,9 +33,9 @@ MOST = 0.45  # of a cell: how far a corner of the grid may move along each axis
 class Tets(Scene):
     """The surface where ``sdf`` = 0 on a grid of n³ corners over ``box``, coloured by a hash grid and a small network.
 
-    sdf = ``start`` + ``sdf`` blurred by one cell: what is learnt is smooth, as a blurred gradient is. Corners move by at most 0.45
-    of a cell, 0.45 tanh(``offsets``). The corners on the border are held outside, so the surface is always closed. Colour is
-    sigmoid(MLP(grid(x))) in the cube of ``radius``, unlit. With ``frozen`` the surface is made once, without its floaters
+    sdf = ``start`` + ``sdf`` blurred by one cell: what is learnt is smooth, as a blurred gradient is. Corners move by at most
+    0.45 of a cell, 0.45 tanh(``offsets``). The corners on the border are held outside, so the surface is always closed. Colour
+    is sigmoid(MLP(grid(x))) in the cube of ``radius``, unlit. With ``frozen`` the surface is made once, without its floaters
     (:func:`dreamlab.mesh.large`), and only the texture learns. ValueError for a grid that is not n³, and for a render with
     gradients where there is no surface left.
     """
@@ -123,8 +123,8 @@ class Tets(Scene):
 
 
 def draw(vertices: Vertices, faces: Faces, paint, cameras: Cameras, resolution: int, background: Tensor) -> Render:
-    """A mesh under a function ``paint(points (n, 3)) -> rgb (n, 3)``: colour, coverage, depth, and world normals times coverage,
-    smooth over the faces, all with silhouettes drawn by area."""
+    """A mesh under a function ``paint(points (n, 3)) -> rgb (n, 3)``: colour, coverage, depth, and world normals times
+    coverage, smooth over the faces, all with silhouettes drawn by area."""
     seen = rasterize(vertices, faces, cameras, resolution)
     hit = (seen.face >= 0)[..., None]
     looked = seen.interpolate(torch.cat([vertices, vertex_normals(vertices, faces)], 1))
