@@ -14,6 +14,8 @@ from dreamlab.rules.vsd import VSD
 from dreamlab.schedules import Grid
 from dreamlab.types import Sample, Steps
 
+LORA = partial(lora)
+
 
 @dataclass
 class APFO(VSD):
@@ -37,7 +39,7 @@ class APFO(VSD):
 
     @classmethod
     def for_prior(cls, prior: Prior, *, seed: int = 0, critic_rate: Positive | None = None,
-                  critic: partial = partial(lora), **settings) -> "APFO":
+                  critic: partial = LORA, **settings) -> "APFO":
         """``critic``: LoRA, or "identity", which takes the renders as they are: SDS on this grid with this weight."""
         return cls(critic(prior, rate(prior, critic_rate, 1e-4), seed), **settings)
 
