@@ -98,10 +98,10 @@ def rasterize(vertices: Vertices, faces: Faces, cameras: Cameras, resolution: in
     Faces that come nearer to the camera than ``NEAR`` are left out: nothing is clipped. ValueError for a face of no vertex.
     """
     if len(faces) and not 0 <= int(faces.min()) <= int(faces.max()) < len(vertices):
-        raise ValueError(f"faces index the {len(vertices)} vertices, got {int(faces.min())}
-   
-    ... {int(faces.max())}: give others") cameras = cameras.to(vertices.device) screen = project(vertices,
-    cameras, resolution) if vertices.is_cuda and find_spec("nvdiffrast"):
+        raise ValueError(f"faces index the {len(vertices)} vertices, got {int(faces.min())} to {int(faces.max())}: give others")
+    cameras = cameras.to(vertices.device)
+    screen = project(vertices, cameras, resolution)
+    if vertices.is_cuda and find_spec("nvdiffrast"):
         return nvdiffrast(vertices, faces, cameras, resolution, screen)
     face = visible(screen, faces, resolution)
     view, y, x = (face >= 0).nonzero(as_tuple=True)
