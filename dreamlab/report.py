@@ -8,9 +8,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dreamlab import export
+from dreamlab.assets import save_glb
 from dreamlab.cameras import ring
 from dreamlab.files import write_json, writing
+from dreamlab.metrics.align import align
 from dreamlab.metrics.appearance import measure, references
+from dreamlab.metrics.shape import shape
 from dreamlab.metrics.truth import NOTHING, seen_points, truth
 from dreamlab.pipeline import Work
 from dreamlab.priors.base import Card, Prior
@@ -40,6 +43,8 @@ def against_truth(scene: Scene, prompt: str) -> dict:
     """The measures of a scene with sides; ``kind`` and ``colour`` are probabilities, what is read ends in ``_read``."""
     kind, colour = parse(prompt)
     found = truth(scene.render, kind, colour, seen_points(scene.render)).asdict()
+    if scene.meshed:
+        found |= shape(scene, align(scene.render, kind, colour))
     for name in ("kind", "colour"):
         found[f"{name}_read"], found[name] = found[name], found.pop(f"p_{name}")
     return found
@@ -88,6 +93,8 @@ class Solid:
         rows, said = {"this run": self.scene.render(ring(8), side // 2, WHITE).rgb}, ""
         files = {"turntable.gif": f"36 views, {side} px", "viewer.html": "to turn it in a browser",
                  "contact_sheet.png": "8 azimuths"} | self.keep(folder)
+        if self.scene.meshed:
+            files["mesh.glb"] = save_glb(self.scene.mesh(), folder / "mesh.glb", self.scene.paint)
         if self.known:
             kind, colour = parse(self.prompt)
             rows["ground truth"] = render_truth(Toy(kind), colour, ring(8), side // 2).rgb

@@ -3,10 +3,11 @@
 For scenes that have a mesh, beside :mod:`dreamlab.metrics.truth`, whose Chamfer distance is of what is seen from outside. The
 candidate is aligned with the truth first, as there.
 
-* ``chamfer``: symmetric mean distance between 8,000 points drawn evenly over each surface, in world units. 0 is best; the
+* ``mesh_chamfer``: symmetric mean distance between 8,000 points drawn evenly over each surface, in world units. 0 is best; the
   truth's own mesh on a grid of 33 corners a side reads 0.012 to 0.014.
-* ``cosine``: mean over the pixels of 12 views, inside both silhouettes, of the cosine between the normals. 1 is best.
-* ``psnr``: -10 log10 of the mean squared error of rgb over the pixels inside both silhouettes of 24 views, in dB.
+* ``mesh_cosine``: mean over the pixels of 12 views, inside both silhouettes, of the cosine between the normals. 1 is best.
+* ``inside_psnr``: -10 log10 of the mean squared error of rgb over the pixels inside both silhouettes of 24 views, in dB.
+* ``watertight``: whether the mesh is closed and turned one way, with how many ``faces``.
 """
 from functools import lru_cache
 
@@ -16,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamlab.cameras import ring
-from dreamlab.mesh import sample
+from dreamlab.mesh import sample, watertight
 from dreamlab.metrics.align import Aligned, decibels, through
 from dreamlab.metrics.truth import chamfer
 from dreamlab.scenes.base import Scene
@@ -40,8 +41,8 @@ def true_normals(kind: str) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def shape(scene: Scene, pair: Aligned) -> dict[str, float]:
-    """``chamfer``, ``cosine`` and ``psnr`` of a scene with a mesh, aligned (:func:`dreamlab.metrics.align.align`).
+def shape(scene: Scene, pair: Aligned) -> dict[str, float | int | bool]:
+    """All of these of a scene with a mesh, aligned (:func:`dreamlab.metrics.align.align`).
 
     ValueError for a scene without a mesh.
     """
@@ -54,5 +55,6 @@ def shape(scene: Scene, pair: Aligned) -> dict[str, float]:
     mine = F.normalize(pose.undo(seen.normal.cpu()[both]) - origin, dim=-1)  # turned as the points are
     cosine = (mine * normals[both]).sum(-1).mean().item()
     inside = pair.mask & pair.true_mask
-    return {"chamfer": chamfer(pose.undo(points.cpu()), true_points(pair.kind)), "cosine": cosine,
-            "psnr": decibels((pair.seen - pair.true)[inside].square().mean().item())}
+    return {"mesh_chamfer": chamfer(pose.undo(points.cpu()), true_points(pair.kind)), "mesh_cosine": cosine,
+            "inside_psnr": decibels((pair.seen - pair.true)[inside].square().mean().item()),
+            "watertight": watertight(found), "faces": len(found.faces)}

@@ -22,7 +22,8 @@ class Scene(Protocol):
     """What renders. A scene writes ``parameters``, ``render`` and ``rebuild``, and inherits the rest from here.
 
     ``kernels`` is the package that draws it on CUDA, ``rates`` what Adam moves its leaves with where nothing else is said,
-    ``dimensions`` 2 for what looks the same from everywhere, ``few`` how many of its parts cost next to nothing.
+    ``dimensions`` 2 for what looks the same from everywhere, ``few`` how many of its parts cost next to nothing,
+    ``meshed`` whether :meth:`mesh` is what it draws.
     Its class stands in the list of :mod:`dreamlab.scenes`.
     """
 
@@ -30,6 +31,7 @@ class Scene(Protocol):
     rates: ClassVar[Rates] = {}
     dimensions: ClassVar[int] = 3
     few: ClassVar[int] = 1
+    meshed: ClassVar[bool] = False
 
     def parameters(self) -> dict[str, Tensor]:
         """The leaves by name; ``GROUP.REST`` belongs to a group of leaves with one rate."""

@@ -41,6 +41,7 @@ class Tets(Scene):
     """
 
     rates = {"sdf": 1.5e-3, "offsets": 1e-2, "grid": 1e-2, "color": 1e-3}
+    meshed = True
 
     @checked
     def __init__(self, start: Float[Tensor, "n n n"], box: Float[Tensor, "2 3"], grid: HashGrid | None = None,
