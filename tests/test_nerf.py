@@ -10,10 +10,10 @@ from dreamlab.cameras import orbit, ring
 from dreamlab.noise import seeded
 from dreamlab.priors.mixture import ImageMixturePrior
 from dreamlab.prompts import Prompt
-from dreamlab.render.volume import Occupancy, inside_ball, volume, weights
+from dreamlab.render.volume import Occupancy, inside_ball, occupied, volume, weights, within
 from dreamlab.rules import SDS, VDM
 from dreamlab.scenes import load
-from dreamlab.scenes.nerf import HashGrid, NeRF
+from dreamlab.scenes.nerf import HashGrid, NeRF, through
 from dreamlab.schedules import Annealed
 from dreamlab.stage import Stage, run
 
@@ -136,7 +136,7 @@ def blob(samples=200, **settings) -> NeRF:
     return nerf
 
 
-def occupied(nerf: NeRF, **settings) -> NeRF:
+def with_grid(nerf: NeRF, **settings) -> NeRF:
     nerf.occupancy = Occupancy(nerf.density, nerf.radius, nerf.samples, torch.device("cpu"), cells=32, **settings)
     return nerf
 
@@ -165,7 +165,7 @@ def assert_the_same(one, two):
 
 
 def test_an_occupancy_changes_no_picture_and_no_gradient(kernels):
-    plain, sparse = blob(), occupied(blob())
+    plain, sparse = blob(), with_grid(blob())
     assert_the_same(*compared(plain, sparse))
     share = sparse.occupancy.grid.binaries.float().mean()
     assert 0.01 < share < 0.3  # of the cube's cells; the ball fills 0.52 of it
@@ -173,7 +173,7 @@ def test_an_occupancy_changes_no_picture_and_no_gradient(kernels):
 
 def test_a_ray_through_the_middle_has_the_same_samples(kernels):
     """Its chord is the ball's diameter, so both take the same places, and only what is thrown away differs."""
-    plain, sparse = (nerf.render(orbit(30.0), 1, torch.zeros(3)) for nerf in (blob(), occupied(blob(), lost=1e-6)))
+    plain, sparse = (nerf.render(orbit(30.0), 1, torch.zeros(3)) for nerf in (blob(), with_grid(blob(), lost=1e-6)))
     torch.testing.assert_close(plain.rgb, sparse.rgb, atol=3e-4, rtol=0)
     torch.testing.assert_close(plain.depth, sparse.depth, atol=1e-3, rtol=0)
 
@@ -181,14 +181,14 @@ def test_a_ray_through_the_middle_has_the_same_samples(kernels):
 def test_what_is_lost_is_bounded(kernels):
     for lost in (0.01, 0.3):
         thick = [-(1 - nerf.render(ring(2), 16, torch.zeros(3)).alpha).clamp(min=1e-3).log()
-                 for nerf in (blob(), occupied(blob(), lost=lost))]
+                 for nerf in (blob(), with_grid(blob(), lost=lost))]
         missing = (thick[0] - thick[1])[thick[0] < 3]  # where the early stop and the clamp play no part
         assert missing.max() < lost + 1e-3
     assert missing.max() > 0.02  # so 0.3 does throw something away
 
 
 def test_jitter_of_sparse_samples_comes_from_its_generator(kernels):
-    nerf = occupied(blob(20))
+    nerf = with_grid(blob(20))
     a, b, c = (nerf.render(ring(1), 8, torch.ones(3), seeded(s)).rgb for s in (1, 1, 2))
     assert torch.equal(a, b) and not torch.equal(a, c)
     global_state = torch.get_rng_state()
@@ -197,7 +197,7 @@ def test_jitter_of_sparse_samples_comes_from_its_generator(kernels):
 
 
 def test_what_appears_is_found_within_16_renders_that_learn(kernels):
-    nerf, black = occupied(NeRF(HashGrid(1, 1, 64, 2), hidden=4, samples=40, bias=-1e4, width=1e9)), torch.zeros(3)
+    nerf, black = with_grid(NeRF(HashGrid(1, 1, 64, 2), hidden=4, samples=40, bias=-1e4, width=1e9)), torch.zeros(3)
     empty = nerf.render(ring(1), 8, black)
     assert (empty.alpha < 1e-3).all()
     nerf.bias = 20.0
@@ -208,17 +208,83 @@ def test_what_appears_is_found_within_16_renders_that_learn(kernels):
 
 
 def test_a_field_of_nothing_shows_the_background_and_has_gradients(kernels):
-    nerf = occupied(NeRF(HashGrid(1, 1, 64, 2), hidden=4, samples=20, bias=-1e4, width=1e9))
+    nerf = with_grid(NeRF(HashGrid(1, 1, 64, 2), hidden=4, samples=20, bias=-1e4, width=1e9))
     render = nerf.render(ring(2), 6, torch.tensor([0.1, 0.2, 0.3]))
     assert (render.alpha == 0).all() and torch.equal(render.rgb, torch.tensor([0.1, 0.2, 0.3]).expand(2, 6, 6, 3))
     assert all((g == 0).all() for g in torch.autograd.grad(render.rgb.sum(), [*nerf.parameters().values()]))
 
 
 def test_new_leaves_forget_what_was_occupied(kernels):
-    nerf = occupied(blob(10))
+    nerf = with_grid(blob(10))
     assert nerf.to("cpu") is nerf and nerf.occupancy
     nerf.load_state_dict(nerf.state_dict())
     assert nerf.occupancy is None
+
+
+def everywhere(nerf: NeRF, cameras, resolution: int, background: torch.Tensor):
+    """The definition: every sample."""
+    return volume(nerf.field, cameras, resolution, background, nerf.samples, nerf.radius)
+
+
+def learnt(steps: int) -> NeRF:
+    """A field on its way to a red square seen from everywhere, in front of black."""
+    nerf = NeRF(HashGrid(3, 2, 2**12, 4, 2.0, seeded(0)), hidden=16, samples=24, generator=seeded(0))
+    adam, target = torch.optim.Adam(nerf.parameters().values(), 0.02), torch.zeros(2, 12, 12, 3)
+    target[:, 4:8, 4:8, 0] = 1
+    for _ in range(steps):
+        adam.zero_grad()
+        (nerf.render(ring(2), 12, torch.zeros(3)).rgb - target).square().mean().backward()
+        adam.step()
+    return nerf
+
+
+@pytest.mark.parametrize("steps", [0, 15, 60])
+def test_empty_space_costs_nothing_and_nobody_sees_it(steps):
+    nerf, cameras, black = learnt(steps), orbit([20.0, 130.0], [10.0, -30.0], 2.2), torch.zeros(3)
+    cells = occupied(nerf.density, nerf.radius, torch.device("cpu"))
+    assert 0.05 < cells.float().mean() < 0.45  # of the cube's cells; the ball fills 0.52 of it
+    whole, sparse = everywhere(nerf, cameras, 32, black), nerf.render(cameras, 32, black)
+    assert -10 * (whole.rgb - sparse.rgb).square().mean().log10() > 55
+    missing = (1 - sparse.alpha).log() - (1 - whole.alpha).log()  # thickness
+    assert missing.max() < 0.05 and missing.min() > -1e-4
+    leaves = nerf.parameters()
+    for (name, _), a, b in zip(leaves.items(), *(torch.autograd.grad(
+            (render.rgb * torch.rand(2, 32, 32, 3, generator=seeded(2))).sum(), [*leaves.values()])
+            for render in (whole, sparse)), strict=True):
+        assert (a - b).norm() < 0.1 * a.norm(), name
+
+
+def test_a_cell_is_occupied_where_it_or_a_neighbour_is_as_thick_as_the_rule_says():
+    def density(points):  # of the cell at (0.25, 0.25, 0.25) alone
+        return torch.where((points - 0.25).abs().amax(-1) < 0.2, 0.5, 0.0)
+
+    cells = occupied(density, 1.0, torch.device("cpu"), lost=1.0, cells=4)  # 2 radius * 0.5
+    assert cells.nonzero().amin(0).tolist() == [1, 1, 1] and cells.nonzero().amax(0).tolist() == [3, 3, 3]
+    assert cells.sum() == 27 and not occupied(density, 1.0, torch.device("cpu"), lost=1.01, cells=4).any()
+    points = torch.tensor([[0.25, 0.25, 0.25], [-0.9, 0.2, 0.2], [1.0, 1.0, 1.0], [-0.01, -0.49, -0.49]])
+    assert within(cells, points, 1.0).tolist() == [0, 2, 3]
+
+
+def test_the_samples_in_occupied_cells_are_those_of_the_definition():
+    """Where all that is empty has no density at all, the picture is the same to rounding, jitter included."""
+    def field(points):
+        inside = (points.norm(dim=-1) < 0.4).float()
+        return 7 * inside, 0.5 + 0.5 * points.sin()
+
+    cells = occupied(lambda points: field(points)[0], 1.0, torch.device("cpu"))
+    whole, sparse = (volume(field, ring(3), 24, torch.ones(3), 40, 1.0, seeded(0), c) for c in (None, cells))
+    for name in ("rgb", "alpha", "depth"):
+        torch.testing.assert_close(getattr(whole, name), getattr(sparse, name), atol=1e-6, rtol=1e-6)
+
+
+def test_what_appears_is_seen_at_once_and_what_was_seen_before_counts_for_nothing():
+    nerf, black = NeRF(HashGrid(1, 1, 64, 2), hidden=4, samples=40, bias=-1e4, width=1e9), torch.zeros(3)
+    assert (nerf.render(ring(1), 8, black).alpha == 0).all()
+    nerf.bias = 20.0
+    one = nerf.render(ring(1), 8, black).rgb
+    assert one.amax() > 0
+    nerf.render(ring(3), 12, black, seeded(0))
+    assert torch.equal(nerf.render(ring(1), 8, black).rgb, one)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="nerfacc's packed samples need CUDA")
@@ -247,6 +313,42 @@ def test_a_level_without_collisions_is_a_dense_trilinear_grid(resolution):
     dense = grid.tables[0].reshape(n, n, n, 3).permute(3, 2, 1, 0)[None]  # grid_sample wants (c, z, y, x)
     expected = F.grid_sample(dense, (2 * x - 1).reshape(1, -1, 1, 1, 3), align_corners=True)[0, :, :, 0, 0].T
     torch.testing.assert_close(grid(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("resolution", [1, 5, 16])
+def test_both_ways_to_read_a_level_give_the_same_value_and_the_same_gradients(resolution):
+    """torch's interpolation and the eight gathered corners: of the table, and of the places."""
+    grid = HashGrid(1, 3, entries=(resolution + 1) ** 3, base=resolution, generator=seeded(0)).double()
+    corners = torch.cartesian_prod(*[torch.arange(resolution + 1) / resolution] * 3)
+    towards = torch.rand(300 + len(corners), 3, generator=seeded(2), dtype=torch.float64)
+
+    def read(level):
+        x = torch.cat([torch.rand(300, 3, generator=seeded(1)), corners]).double().requires_grad_()
+        y = level(x)
+        table, place = torch.autograd.grad((y * towards).sum(), [grid.tables[0], x])
+        return y, table, place[:300]  # at a corner the slope has no one value
+
+    ours, gathered = read(grid), read(lambda x: grid.hashed(x, resolution, grid.tables[0]))
+    for a, b in zip(ours, gathered, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-9)
+
+
+def test_a_level_with_collisions_is_read_by_its_corners():
+    grid = HashGrid(2, 2, entries=5**3, base=4, growth=2.0, generator=seeded(0))  # the first level fits, the second does not
+    x = torch.rand(50, 3, generator=seeded(1)).requires_grad_()
+    y = grid(x)
+    assert torch.equal(y[:, 2:], grid.hashed(x, 8, grid.tables[1])) and y.shape == (50, 4)
+    assert torch.autograd.gradcheck(grid.double(), x[:7].detach().double().requires_grad_())
+
+
+def test_the_network_is_itself_in_pieces_and_turned():
+    mlp = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.ReLU(), torch.nn.Linear(7, 2)).double()
+    x = torch.randn(20, 5, generator=seeded(0), dtype=torch.float64).requires_grad_()
+    leaves = [x, *mlp.parameters()]
+    (a, *of_a), (b, *of_b) = ((y, *torch.autograd.grad(y.square().sum(), leaves)) for y in (mlp(x), through(mlp, x, piece=6)))
+    for one, other in ((a, b), *zip(of_a, of_b, strict=True)):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
+    assert through(mlp, x[:0]).shape == (0, 2)
 
 
 def test_a_level_with_collisions_uses_the_published_hash():

@@ -40,9 +40,10 @@ def test_any_number_of_threads_gives_the_same_bits(name):
         assert torch.equal(one[1].residual.value, other[1].residual.value)
 
 
-def test_a_run_goes_on_with_another_number_of_threads(tmp_path):
-    whole, _ = ran("VSD", 1)
-    method, changes = RUNS["VSD"]
+@pytest.mark.parametrize("name", ["VSD", "a field"])
+def test_a_run_goes_on_with_another_number_of_threads(name, tmp_path):
+    whole, _ = ran(name, 1)
+    method, changes = RUNS[name]
     for n, stop in ((2, 2), (1, 4)):
         with threads(n):
             item = next(work(METHODS[method].ask("a red mug", changes=changes), tmp_path))

@@ -5,13 +5,14 @@ With samples at distances t_i, spaced delta_i, of density d_i and colour c_i,
     alpha_i = 1 - exp(-d_i delta_i),   T_i = prod_{j<i} (1 - alpha_j) = exp(-sum_{j<i} d_j delta_j),
 
 the pixel is sum_i T_i alpha_i c_i, and the background shows through with what is left, 1 - sum_i T_i alpha_i. That is exact
-for piecewise constant density and colour. An :class:`Occupancy` leaves out the samples that nobody would see; with none the
-torch code below takes them all, and is the definition.
+for piecewise constant density and colour. Samples in empty space are left out: :func:`occupied` says where that is, and on CUDA
+an :class:`Occupancy`. With neither, the torch code below takes them all, and is the definition.
 """
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dreamlab.cameras import Cameras
@@ -35,8 +36,22 @@ def inside_ball(origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"],
     return (nearest - half).clamp(min=0), (nearest + half).clamp(min=0)
 
 
+@torch.no_grad()
+def occupied(density: Callable[[Tensor], Tensor], radius: float, device: torch.device, lost: float = 0.05,
+             cells: int = 32) -> Bool[Tensor, "c c c"]:
+    """Which cells of the cube around the ball hold something: a function of the density as it is now, and of nothing before.
+
+    A cell is empty where density * 2 radius, the thickness of the longest ray if all of it were so, is below ``lost`` at its
+    middle and at those of the cells around it: so a ray misses about ``lost`` of its thickness at most, and that much of its
+    light. What fits between the places looked at, ``2 radius / cells`` apart, may be missed as a whole.
+    """
+    middle = radius * ((torch.arange(cells, device=device) + 0.5) * (2 / cells) - 1)
+    thickness = 2 * radius * density(torch.cartesian_prod(middle, middle, middle)).reshape(1, 1, cells, cells, cells)
+    return F.max_pool3d(thickness, 3, stride=1, padding=1)[0, 0] >= lost
+
+
 class Occupancy:
-    """Which cells of the cube around the ball hold something: nerfacc's grid (arXiv 2305.04966), on CUDA only.
+    """The same on CUDA: nerfacc's grid (arXiv 2305.04966), which remembers what it saw and also stops behind what is opaque.
 
     Samples are ``step`` world units apart from where a ray enters the ball, as on its longest rays without a grid. Those in
     empty cells are left out, and those that less than 1e-4 of the light reaches. A cell is empty where density * step is
@@ -68,11 +83,19 @@ class Occupancy:
         return self.grid.sampling(origins, directions, density, t_min=near, t_max=far, render_step_size=self.step)
 
 
+def within(cells: Bool[Tensor, "c c c"], points: Float[Tensor, "n 3"], radius: float) -> Int[Tensor, "m"]:
+    """Which of the points lie in a cell that is :func:`occupied`."""
+    n = len(cells)
+    x, y, z = ((points / radius + 1) * (n / 2)).long().clamp(0, n - 1).unbind(-1)
+    return cells.flatten()[(x * n + y) * n + z].nonzero()[:, 0]
+
+
 def volume(field: Field, cameras: Cameras, resolution: int, background: Float[Tensor, "3"] | Float[Tensor, "b 3"],
            samples: int = 64, radius: float = 1.0, generator: torch.Generator | None = None,
-           occupancy: Occupancy | None = None) -> Render:
-    """Draw a field inside a ball for each camera: ``samples`` a ray, evenly spaced, and jittered if a generator is given: each
-    by itself, or those of an ``occupancy``, which chooses them then, all of a ray by the same part of their distance.
+           occupancy: Occupancy | Bool[Tensor, "c c c"] | None = None) -> Render:
+    """Draw a field inside a ball for each camera: ``samples`` a ray, evenly spaced, and jittered if a generator is given, each
+    by itself. Those outside the cells that are :func:`occupied`, if these are given, have no density, and the field is not
+    asked. An :class:`Occupancy` chooses the samples itself, jittered all of a ray by the same part of their distance.
 
     Depth is the mean camera z of what a pixel sees, weighted by T alpha, and 0 where it sees nothing. Rays that miss the
     ball cost nothing. Differentiable in the field. ValueError for a size below 1, or another number of backgrounds.
@@ -87,26 +110,25 @@ def volume(field: Field, cameras: Cameras, resolution: int, background: Float[Te
     along = (directions * forward).sum(-1).flatten()  # camera z of one unit along the ray
     origins, directions = eyes[:, None, None].expand(*shape, 3).reshape(-1, 3), directions.reshape(-1, 3)
     near, far = inside_ball(origins, directions, radius)
-    if occupancy:
+    if isinstance(occupancy, Occupancy):
         from nerfacc import render_weight_from_density
         offset = torch.zeros(len(near)) if generator is None else torch.rand(len(near), generator=generator)
         ray, start, end = occupancy.sample(origins, directions, near + occupancy.step * offset.to(near), far)
         t = (start + end) / 2
         density, rgb = field(origins[ray] + t[:, None] * directions[ray])
         w, _, _ = render_weight_from_density(start, end, density, ray_indices=ray, n_rays=len(origins))
-        features = torch.cat([rgb, (t * along[ray])[:, None], torch.ones_like(rgb[:, :1])], -1)  # rgb, depth, alpha
-        image = features.new_zeros(len(origins), 5).index_add(0, ray, w[:, None] * features)
     else:
         hit = (far > near).nonzero()[:, 0]
         delta = ((far - near)[hit] / samples)[:, None].expand(-1, samples)
         place = torch.full((len(hit), 1), 0.5) if generator is None else torch.rand(len(hit), samples, generator=generator)
         t = near[hit, None] + delta * (torch.arange(samples).to(delta) + place.to(delta))
-        points = origins[hit, None] + t[..., None] * directions[hit, None]
-        density, rgb = field(points.reshape(-1, 3))
-        w = weights(density.reshape(t.shape), delta)
-        features = torch.cat([rgb.reshape(*t.shape, 3), (t * along[hit, None])[..., None]], -1)
-        seen = torch.cat([(w[..., None] * features).sum(1), w.sum(1, keepdim=True)], -1)  # rgb, depth, alpha
-        image = seen.new_zeros(len(origins), 5).index_copy(0, hit, seen)
-    rgb, depth, alpha = image.reshape(*shape, 5).split([3, 1, 1], -1)
+        points = (origins[hit, None] + t[..., None] * directions[hit, None]).reshape(-1, 3)
+        taken = torch.arange(len(points), device=points.device) if occupancy is None else within(occupancy, points, radius)
+        density, rgb = field(points[taken])
+        w = weights(density.new_zeros(len(points)).index_put((taken,), density).reshape(t.shape), delta).flatten()[taken]
+        ray, t = hit[taken // samples], t.flatten()[taken]
+    seen = w * torch.cat([rgb.T, (t * along[ray])[None], torch.ones_like(t)[None]])  # rgb, depth and alpha of each sample
+    image = seen.new_zeros(5, len(origins)).index_add(1, ray, seen)
+    rgb, depth, alpha = image.T.reshape(*shape, 5).split([3, 1, 1], -1)
     behind = background.to(rgb).reshape(-1, 1, 1, 3)
     return Render(rgb + (1 - alpha) * behind, alpha, depth / alpha.clamp(min=1e-10))

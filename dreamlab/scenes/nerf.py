@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dreamlab.cameras import Cameras
 from dreamlab.checks import Count, Positive, Range, checked
-from dreamlab.render.volume import Occupancy, volume
+from dreamlab.render.volume import Occupancy, occupied, volume
 from dreamlab.scenes.base import Begin, Scene
 from dreamlab.types import Render
 
@@ -41,18 +41,37 @@ class HashGrid(nn.Module):
         return (x * PRIMES[0] ^ y * PRIMES[1] ^ z * PRIMES[2]) % self.entries
 
     def forward(self, x: Float[Tensor, "n 3"]) -> Float[Tensor, "n f"]:
-        out = []
-        for resolution, table in zip(self.resolutions, self.tables, strict=True):
-            scaled = x.clamp(0, 1) * resolution
-            low = scaled.detach().floor().clamp(max=resolution - 1)
-            part, low = scaled - low, low.long()
-            level = 0
-            for offset in product((0, 1), repeat=3):
-                corner = torch.tensor(offset, device=x.device)
-                weight = torch.where(corner > 0, part, 1 - part).prod(-1, keepdim=True)
-                level = level + weight * table.index_select(0, self.index(low + corner, resolution))
-            out.append(level)
-        return torch.cat(out, -1)
+        """The features lie in memory one after the other, each for all points: see :func:`through`."""
+        x = x.clamp(0, 1)
+        turned = (2 * x - 1).flip(-1)
+        return torch.cat([self.dense(turned, n, table) if (n + 1) ** 3 <= self.entries else self.hashed(x, n, table).T
+                          for n, table in zip(self.resolutions, self.tables, strict=True)]).T
+
+    def dense(self, turned: Float[Tensor, "n 3"], resolution: int, table: Float[Tensor, "m f"]) -> Float[Tensor, "f n"]:
+        """A level whose corners all have rows of their own, at (z, y, x) in [-1, 1]: by torch, many times as fast on a CPU."""
+        grid = table.T.unflatten(1, (resolution + 1,) * 3)[None]  # (1, f, x, y, z)
+        return F.grid_sample(grid, turned[None, None, None], align_corners=True)[0, :, 0, 0]
+
+    def hashed(self, x: Float[Tensor, "n 3"], resolution: int, table: Float[Tensor, "m f"]) -> Float[Tensor, "n f"]:
+        """Any level, from the rows of its eight corners."""
+        scaled = x * resolution
+        low = scaled.detach().floor().clamp(max=resolution - 1)
+        part, low = scaled - low, low.long()
+        level = 0
+        for offset in product((0, 1), repeat=3):
+            corner = torch.tensor(offset, device=x.device)
+            weight = torch.where(corner > 0, part, 1 - part).prod(-1, keepdim=True)
+            level = level + weight * table.index_select(0, self.index(low + corner, resolution))
+        return level
+
+
+def through(mlp: nn.Sequential, features: Float[Tensor, "n f"], piece: int = 2**14) -> Float[Tensor, "n o"]:
+    """The network of two layers, ``mlp(features)``, in less than half the time on a CPU where features are few: points last in
+    memory, and in pieces that stay in its cache."""
+    first, _, last = mlp
+    return torch.cat([torch.addmm(last.bias[:, None], last.weight,
+                                  torch.addmm(first.bias[:, None], first.weight, some).relu_())
+                      for some in features.T.split(piece, 1)], 1).T
 
 
 class NeRF(Scene):
@@ -60,8 +79,9 @@ class NeRF(Scene):
 
     density(x) = softplus(MLP(grid(x)) + bias (1 - |x| / width)): the bias makes the start a soft blob, so that there is
     something to colour; 10 and 0.5 are Magic3D's in threestudio, and DreamFlow's. Colour is a sigmoid and does not depend
-    on the direction. ``samples`` a ray. On CUDA the first render makes an ``occupancy``, which follows what is learnt; set it
-    to None after changing leaves by hand.
+    on the direction. ``samples`` a ray, of which those in empty space cost nothing: on a CPU each render looks where it is
+    (:func:`~dreamlab.render.volume.occupied`); on CUDA the first one makes an ``occupancy``, which follows what is learnt: set
+    it to None after changing leaves by hand.
     """
 
     kernels = "nerfacc"
@@ -88,7 +108,7 @@ class NeRF(Scene):
         """Density in 1 / world unit; 0 outside the ball."""
         h = self.encode(points) if features is None else features
         away = points.norm(dim=-1)
-        raw = self.mlps["density"](h)[:, 0] + self.bias * (1 - away / self.width)
+        raw = through(self.mlps["density"], h)[:, 0] + self.bias * (1 - away / self.width)
         return F.softplus(raw) * (away <= self.radius)
 
     def encode(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n f"]:
@@ -97,7 +117,7 @@ class NeRF(Scene):
     def field(self, points: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "n 3"]]:
         """Density and colour, from one look into the grid."""
         h = self.encode(points)
-        return self.density(points, h), self.mlps["color"](h).sigmoid()
+        return self.density(points, h), through(self.mlps["color"], h).sigmoid()
 
     def normals(self, points: Float[Tensor, "n 3"], step: float = 1e-2) -> Float[Tensor, "n 3"]:
         """Unit normals, against the gradient of the density, from central differences ``step`` world units wide."""
@@ -111,8 +131,8 @@ class NeRF(Scene):
             self.occupancy = Occupancy(self.density, self.radius, self.samples, device)
         if self.occupancy:
             self.occupancy.look()
-        return volume(self.field, cameras.to(device), resolution, background, self.samples, self.radius, generator,
-                      self.occupancy)
+        occupancy = self.occupancy or occupied(self.density, self.radius, device)
+        return volume(self.field, cameras.to(device), resolution, background, self.samples, self.radius, generator, occupancy)
 
     def config(self) -> dict:
         return {name: getattr(self, name) for name in ("hidden", "radius", "samples", "bias", "width")} | {
