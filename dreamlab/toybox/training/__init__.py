@@ -1,4 +1,5 @@
-"""Make the bundled weights again from nothing: ``dreamlab toybox train vae | prior | points | judge``.
+"""Make the bundled weights again from nothing: ``dreamlab toybox train vae | prior | points | judge |
+normals | refiner``.
 
 Every training draws its batch of step i from a generator seeded by (seed, i), keeps a checkpoint and continues from it,
 and runs on a GPU when there is one. On two CPU cores the prior takes hours; on a GPU minutes.
@@ -10,6 +11,7 @@ from typing import Annotated
 from dreamlab.checks import Count, Name, Range, checked, shown
 from dreamlab.files import try_writing
 from dreamlab.toybox.dataset import Views
+from dreamlab.toybox.training.adapters import train_normals, train_refiner
 from dreamlab.toybox.training.judge import train_judge
 from dreamlab.toybox.training.points import train_points
 from dreamlab.toybox.training.prior import train_prior, train_vae
@@ -19,13 +21,14 @@ from dreamlab.toybox.training.prior import train_prior, train_vae
 def main(name: str, out: Name | Path = "runs/toybox", per_kind: Count = 480,
          steps: Annotated[int, Range(1, 10**7)] | None = None, batch: Count | None = None) -> Path:
     """Train the part ``name``; ``out`` keeps views, checkpoints and results. None: steps and batch of the bundled weights."""
-    parts = {"vae": train_vae, "prior": train_prior, "points": train_points, "judge": train_judge}
+    parts = {"vae": train_vae, "prior": train_prior, "points": train_points, "judge": train_judge, "normals": train_normals,
+             "refiner": train_refiner}
     if name not in parts:
         raise ValueError(f"no part {shown(name)} to train; choose one of: {', '.join(parts)}")
     settings = {key: value for key, value in (("steps", steps), ("batch", batch)) if value is not None}
     out, start = Path(out), time.time()
     try_writing(out)
-    views = None if name == "points" else Views.make(per_kind, cache=out / f"views_{per_kind}.safetensors")
+    views = None if name in ("points", "normals", "refiner") else Views.make(per_kind, cache=out / f"views_{per_kind}.safetensors")
     if name == "prior" and not (out / "vae").exists():
         train_vae(out, views)
     folder = parts[name](out, views, **settings)
