@@ -27,7 +27,7 @@ from dreamlab.methods import METHODS
 from dreamlab.noise import stream
 from dreamlab.pipeline import Asked
 from dreamlab.priors.diffusion import DiffusionPrior
-from dreamlab.report import against_truth
+from dreamlab.report import against_truth, save_image
 from dreamlab.scenes import Scene, Tets
 from dreamlab.scenes.tets import texture_grid, tight, within
 from dreamlab.stage import run
@@ -44,8 +44,8 @@ ARMS = {  # name -> method, changes, the last part
     "colour": ("dreamflow-points", PLAIN | {"geometry.look": "rgb"}, "geometry"),
     "true": ("dreamflow-points", {}, "geometry"),
 }
-COLUMNS = ("arm kind colour seed part seconds cpu_seconds steps views_right iou score psnr inside_psnr mesh_chamfer mesh_cosine "
-           "chamfer fronts view_ratio sharpness_ratio saturation_ratio realism kind_read colour_read kind_right colour_right "
+COLUMNS = ("arm kind colour seed part seconds cpu_seconds steps views_right iou score psnr inside_psnr mesh_chamfer "
+           "mesh_cosine chamfer fronts view_ratio sharpness_ratio saturation_ratio realism kind_read colour_read kind_right colour_right "
            "watertight faces turn_deg scale tag date torch").split()
 
 
@@ -107,8 +107,9 @@ def rows(arm: str, asked: Asked, until: str | None, priors: dict, sheets: Path) 
         if name == until:
             break
     sheets.mkdir(parents=True, exist_ok=True)
-    stage.scene.save(sheets / f"{arm}-{'-'.join(parse(asked.prompt))}-{asked.seed}.safetensors")
-    export.contact_sheet(list(views.values()), list(views)).save(sheets / f"{arm}-{'-'.join(parse(asked.prompt))}-{asked.seed}.png")
+    name = "-".join([arm, *parse(asked.prompt), str(asked.seed)])
+    stage.scene.save(sheets / f"{name}.safetensors")
+    save_image(export.contact_sheet(list(views.values()), list(views)), sheets / f"{name}.png")
 
 
 def read(path: Path) -> list[dict]:
@@ -148,8 +149,7 @@ def main() -> None:
                 mine = {(arm, *parse(prompt), str(seed))}
                 table = [r for r in read(args.out) if (r["arm"], r["kind"], r["colour"], r["seed"]) not in mine]
                 write(args.out, table + new)
-                print(arm, prompt, seed, " | ".join(f"{r['part']} {r['cpu_seconds']}s {r.get('inside_psnr', r['psnr'])}" for r in new),
-                      flush=True)
+                print(arm, prompt, seed, *(f"{r['part']} {r['cpu_seconds']} s" for r in new), sep=" | ", flush=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,9 @@ def main(name: str, out: Name | Path = "runs/toybox", per_kind: Count = 480,
     settings = {key: value for key, value in (("steps", steps), ("batch", batch)) if value is not None}
     out, start = Path(out), time.time()
     try_writing(out)
-    views = None if name in ("points", "normals", "refiner") else Views.make(per_kind, cache=out / f"views_{per_kind}.safetensors")
+    views = None  # of its own, or none
+    if name in ("vae", "prior", "judge"):
+        views = Views.make(per_kind, cache=out / f"views_{per_kind}.safetensors")
     if name == "prior" and not (out / "vae").exists():
         train_vae(out, views)
     folder = parts[name](out, views, **settings)
