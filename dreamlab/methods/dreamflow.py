@@ -54,7 +54,7 @@ VIEWS = {"cameras": None, "prompts": partial(ViewPrompts), "optimiser": Adam(), 
 TOY = {
     "nerf": PAPER["nerf"].set(VIEWS | {
         "prior": "toybox", "start": partial(blob, levels=4, finest=64, hidden=32, samples=32, radius=0.85),
-        "rule": apfo(979, 99, 200, 1, guidance=4.5), "decay": Cosine(),
+        "rule": apfo(979, 99, 120, 1, guidance=4.5), "decay": Cosine(),
         "rates": {"grid": 2e-2, "density": 3e-3, "color": 3e-3}}),
     "geometry": PAPER["geometry"].set(VIEWS | {
         "prior": "toybox-normals", "start.cells": 32, "rule": apfo(499, 99, 100, 1, guidance=4.5, critic=partial(identity)),
