@@ -97,7 +97,7 @@ def methods(name: str | None) -> None:
 
     if name is None:
         for chosen in METHODS.values():
-            print(f"{chosen.name:20s}{' > '.join(chosen.toy):22s}{chosen.about}")
+            print(f"{chosen.name:20s}{' > '.join(chosen.toy):38s}{chosen.about}")
         return
     chosen = method(name)
     print(f"{chosen.about}\n{'--set':40s}{'toy':36s}paper")
