@@ -45,8 +45,8 @@ ARMS = {  # name -> method, changes, the last part
     "true": ("dreamflow-points", {}, "geometry"),
 }
 COLUMNS = ("arm kind colour seed part seconds cpu_seconds steps views_right iou score psnr inside_psnr mesh_chamfer "
-           "mesh_chamfer_unaligned mesh_cosine chamfer fronts view_ratio sharpness_ratio saturation_ratio realism kind_read colour_read kind_right
-           " "colour_right watertight faces turn_deg scale tag date torch").split()
+           "mesh_chamfer_unaligned mesh_cosine chamfer fronts view_ratio sharpness_ratio saturation_ratio realism kind_read "
+           "colour_read kind_right colour_right watertight faces turn_deg scale tag date torch").split()
 
 
 def true_shape(kind: str, cells: int = 32) -> Tets:
