@@ -14,12 +14,14 @@ from dreamlab import rules
 from dreamlab.cameras import ORBITS
 from dreamlab.checks import check, settled, shown, wanted
 from dreamlab.learner import Adam
-from dreamlab.losses import Smooth
+from dreamlab.losses import Orientation, Smooth
 from dreamlab.prompts import ViewPrompts
 from dreamlab.scenes import STARTS
+from dreamlab.scenes.base import own
 from dreamlab.scenes.growth import Growth
 from dreamlab.schedules import CURVES, TIMESTEPS, WEIGHTS
 from dreamlab.stage import LOOKS
+from dreamlab.toybox.dataset import backgrounds
 
 # What the name of a field may be set to by a name. A new rule or scene comes in through its own list.
 CHOICES: dict[str, dict[str, Any]] = {
@@ -27,7 +29,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "rule": {name: partial(getattr(rules, name).for_prior) for name in rules.RULES},
     "timesteps": TIMESTEPS, "grid": {"Grid": TIMESTEPS["Grid"]}, "weight": WEIGHTS, "operator": rules.OPERATORS,
     "prompts": {"ViewPrompts": partial(ViewPrompts)}, "look": LOOKS, "cameras": ORBITS, "growth": {"Growth": Growth()},
-    "decay": CURVES, "regularise": {"Smooth": Smooth()}, "optimiser": {"Adam": Adam()},
+    "decay": CURVES, "regularise": {"Smooth": Smooth(), "Orientation": Orientation()}, "optimiser": {"Adam": Adam()},
+    "background": {"backgrounds": backgrounds, "own": own},
 }
 GIVEN = {"seed"}  # by the run, never by settings
 
