@@ -93,6 +93,12 @@ class Cameras:
         world = torch.einsum("bji,bhwj->bhwi", self.viewmats[:, :3, :3], camera)
         return self.positions, torch.nn.functional.normalize(world, dim=-1)
 
+    def unproject(self, depth: Float[Tensor, "b h w 1"]) -> Float[Tensor, "b h w 3"]:
+        """The points in the world that lie behind the pixel centres at this depth along z."""
+        origins, directions = self.rays(depth.shape[1])
+        along = (directions * self.viewmats[:, None, None, 2, :3]).sum(-1, keepdim=True)
+        return origins[:, None, None] + depth / along * directions
+
     def clip_matrix(self, near: float = 0.1, far: float = 10.0) -> Float[Tensor, "b 4 4"]:
         """World to OpenGL clip space (x right, y up, z in [-1, 1] away from the viewer), for mesh rasterisers."""
         f = 1 / (self.fov_deg.deg2rad() / 2).tan()

@@ -1,13 +1,16 @@
 """Scalars that a stage adds to its loss."""
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamlab.checks import NotNegative, check_fields
+from dreamlab.checks import Count, NotNegative, Range, check_fields
 from dreamlab.mesh import edges, face_normals
 from dreamlab.types import Render
+
+GOLDEN = (5**0.5 - 1) / 2  # whose multiples fill [0, 1) evenly, however many they are
 
 
 def total_variation(images: Float[Tensor, "b h w c"]) -> Float[Tensor, ""]:
@@ -45,6 +48,50 @@ class Smooth:
     def __call__(self, scene, render: Render) -> Float[Tensor, ""]:
         total = self.tv * (total_variation(render.rgb) + total_variation(disparity(render.depth, render.alpha)))
         return total + self.scale * scene.scales.mean() if self.scale else total
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """What is seen faces the camera (Ref-NeRF, arXiv 2112.03907, Eq. 11): weight * sum_i w_i max(n_i . d_i, 0)² / rays.
+
+    n_i is the normal at a sample, d_i the direction of its ray, w_i its T alpha, which is held fixed; ``rays`` counts
+    those that see anything. ``weight`` may rise, from first to last linearly by ``until`` of the steps. All is threestudio's,
+    and so are the numbers for DreamFusion: 10 to 1000 over 5000 of 10,000 steps. ``points`` samples a piece of the batch stand
+    for all of them: evenly along the sum of w, so each for the same share of what is seen, and nothing is drawn at random.
+    """
+
+    weight: NotNegative | tuple[NotNegative, NotNegative] = (10.0, 1000.0)
+    until: Annotated[float, Range(0, 1, "low")] = 0.5
+    points: Count = 2048
+
+    def __post_init__(self):
+        check_fields(self)
+
+    def check(self, scene) -> None:
+        """ValueError for a scene without normals."""
+        if not hasattr(scene, "normals"):
+            raise ValueError(f"regularise must not be Orientation for a {type(scene).__name__}, which is no field with normals:"
+                             " choose another, or none")
+
+    def at(self, step: int, steps: int) -> "Orientation":
+        """With the weight of this step."""
+        if not isinstance(self.weight, tuple):
+            return self
+        first, last = self.weight
+        return replace(self, weight=first + (last - first) * min(step / max(self.until * steps, 1), 1.0))
+
+    def __call__(self, scene, render: Render) -> Float[Tensor, ""]:
+        """Of a render with its samples, and the first weight of two."""
+        samples, rays = render.samples, (render.alpha > 0).sum()
+        upto = samples.weights.double().cumsum(0)
+        if not rays:
+            return render.alpha.new_zeros(())
+        k = torch.arange(self.points).to(upto)
+        shares = (k + k * GOLDEN % 1) / self.points  # each somewhere else in its stretch, so in step with no ray
+        chosen = torch.searchsorted(upto, shares * upto[-1]).clamp(max=len(upto) - 1)
+        facing = (scene.normals(samples.places[chosen]) * samples.directions[samples.ray[chosen]]).sum(-1)
+        weight = self.weight[0] if isinstance(self.weight, tuple) else self.weight
+        return weight * (upto[-1] / rays).to(facing) * facing.clamp(min=0).square().mean()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dreamlab.cameras import Orbit, ring
 from dreamlab.checks import Name, Range, check, check_fields, checked, shown
 from dreamlab.files import sweep_strays
 from dreamlab.learner import Adam
-from dreamlab.losses import Smooth, Surface
+from dreamlab.losses import Orientation, Smooth, Surface
 from dreamlab.noise import Seed, seeded, stream, subseed
 from dreamlab.priors.base import Prior
 from dreamlab.priors.diffusion import HUB, DiffusionPrior, card_of, usual_device
@@ -53,7 +53,8 @@ class Part:
     rates: dict[str, Rate] | None = None
     optimiser: Adam = Adam()
     decay: Callable = constant
-    regularise: Smooth | Surface | None = None
+    regularise: Smooth | Orientation | Surface | None = None
+    background: Callable = backgrounds
     steps: Steps | None = None
     views: Views | None = None
     resolution: Pixels | None = None
@@ -80,6 +81,8 @@ class Part:
         if kind.rates and self.rates and (other := self.rates.keys() - kind.rates.keys()):
             raise ValueError(f"rates name {', '.join(sorted(other))}, and a {kind.__name__} has {', '.join(kind.rates)}: "
                              "change rates")
+        if kind.dimensions == 2 and self.background is not backgrounds:
+            raise ValueError(f"background is nothing to a {kind.__name__}, got {shown(self.background)}: leave background out")
         for name in ("cameras", "views", "resolution", "growth") if kind.dimensions == 2 else ():
             if (value := getattr(self, name)) is not None:
                 raise ValueError(f"{name} must be none for a {kind.__name__}, which has no sides and a size of its own, got "
@@ -137,7 +140,8 @@ class Part:
         begin = Begin(prompt, prior, stream(seed, "start"), earlier)
         scene = (begun or self.start(begin)).to(prior.device)
         rates, leaves = scene.rates if self.rates is None else self.rates, scene.parameters()
-        if other := rates.keys() - {name.split(".")[0] for name in leaves}:
+        other = rates.keys() - {name.split(".")[0] for name in leaves}
+        if other := {name for name in other if rates[name] != scene.rates.get(name)}:  # a class may have more than its scene
             raise ValueError(f"rates name {', '.join(sorted(other))}, and the scene has only {', '.join(leaves)}: change rates")
         flat = scene.dimensions == 2
         timesteps = self.timesteps or rule.timesteps
@@ -146,7 +150,7 @@ class Part:
             decay=self.decay, look=self.look, regularise=self.regularise, growth=replace(self.growth) if self.growth else None,
             cameras=None if flat else self.cameras or prior.card.views or Orbit(), optimiser=self.optimiser, seed=seed,
             steps=timesteps.steps if self.steps is None else self.steps, views=self.views or scene.together,
-            resolution=self.resolution, **{} if flat else {"background": backgrounds})
+            resolution=self.resolution, **{} if flat else {"background": self.background})
 
 
 def made_by(start: partial) -> type:

@@ -14,13 +14,15 @@ from dreamlab import rules
 from dreamlab.cameras import ORBITS
 from dreamlab.checks import check, settled, shown, wanted
 from dreamlab.learner import Adam
-from dreamlab.losses import Smooth, Surface
+from dreamlab.losses import Orientation, Smooth, Surface
 from dreamlab.priors.critic import CRITICS
 from dreamlab.prompts import ViewPrompts
 from dreamlab.scenes import STARTS
+from dreamlab.scenes.base import own
 from dreamlab.scenes.growth import Growth
 from dreamlab.schedules import CURVES, TIMESTEPS, WEIGHTS
 from dreamlab.stage import LOOKS
+from dreamlab.toybox.dataset import backgrounds
 
 # What the name of a field may be set to by a name. A new rule or scene comes in through its own list.
 CHOICES: dict[str, dict[str, Any]] = {
@@ -28,7 +30,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "rule": {name: partial(getattr(rules, name).for_prior) for name in rules.RULES},
     "timesteps": TIMESTEPS, "grid": {"Grid": TIMESTEPS["Grid"]}, "weight": WEIGHTS, "operator": rules.OPERATORS,
     "prompts": {"ViewPrompts": partial(ViewPrompts)}, "look": LOOKS, "cameras": ORBITS, "growth": {"Growth": Growth()},
-    "decay": CURVES, "regularise": {"Smooth": Smooth(), "Surface": Surface()}, "optimiser": {"Adam": Adam()},
+    "decay": CURVES, "optimiser": {"Adam": Adam()}, "background": {"backgrounds": backgrounds, "own": own},
+    "regularise": {loss.__name__: loss() for loss in (Smooth, Orientation, Surface)},
     "critic": {name: partial(critic) for name, critic in CRITICS.items()},
 }
 GIVEN = {"seed"}  # by the run, never by settings

@@ -2,7 +2,7 @@
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from dreamlab.priors.base import Prior
 from dreamlab.priors.critic import comparable
 from dreamlab.prompts import Prompt
 from dreamlab.rules.base import Residual, Rule, distill
-from dreamlab.scenes.base import Scene
+from dreamlab.scenes.base import Scene, own
 from dreamlab.scenes.growth import Growth
 from dreamlab.schedules import constant
 from dreamlab.threads import each, gradients, pieces, sharing
@@ -34,7 +34,7 @@ Views = Annotated[int, Range(1, 4096)]
 Pixels = Annotated[int, Range(8, 8192)]
 Rate = Positive | tuple[Positive, Positive]
 # (scene, prior, cameras, resolution, background, generator) -> the render, if there is one, and what the prior sees of it
-Look = Callable[[Scene, Prior, Cameras, int | None, Tensor, torch.Generator], tuple[Render | None, Tensor]]
+Look = Callable[[Scene, Prior, Cameras, int | None, Tensor | None, torch.Generator], tuple[Render | None, Tensor]]
 
 
 def rgb(scene, prior, cameras, resolution, background, generator) -> tuple[Render, Tensor]:
@@ -89,9 +89,11 @@ class Stage:
 
     ``rates`` gives the optimiser's rate for each leaf, a number or a pair (first, last) with a log-linear way between them; a
     leaf that is not named stays as it is. ``decay(step, steps)`` multiplies all rates. ``prompts(cameras)`` gives the Prompt of
-    a batch of views, ``timesteps(step, steps, n, generator)`` its noise levels, ``background(n, generator)`` (n, 3) colours.
-    ``look`` is what the prior is shown. ``regularise(scene, render)`` is a scalar added to the loss; ``growth`` may change how
-    many Gaussians the scene has. Pictures have no sides and a size of their own: ``cameras`` and ``resolution`` are None then.
+    a batch of views, ``timesteps(step, steps, n, generator)`` its noise levels, ``background(n, generator)`` (n, 3) colours, or
+    None for the scene's own (:func:`~dreamlab.scenes.base.own`). ``look`` is what the prior is shown.
+    ``regularise(scene, render)`` is a scalar added to the loss; where it has an ``at(step, steps)``, that of the step.
+    ``growth`` may change how many Gaussians the scene has. Pictures have no sides and a size of their own: ``cameras`` and
+    ``resolution`` are None then.
     """
 
     scene: Scene
@@ -104,7 +106,7 @@ class Stage:
     look: Look = rgb
     regularise: Callable[[Scene, Render], Tensor] | None = None
     growth: Growth | None = None
-    background: Callable[[int, torch.Generator], Tensor] = lambda n, generator: torch.rand(n, 3, generator=generator)
+    background: Callable[[int, torch.Generator], Tensor | None] = lambda n, generator: torch.rand(n, 3, generator=generator)
     cameras: Orbit | None = field(default_factory=Orbit)
     steps: Steps = 300
     views: Views = 4
@@ -120,6 +122,11 @@ class Stage:
         if unknown := self.rates.keys() - leaves.keys():
             raise ValueError(f"rates name {sorted(unknown)}, and the scene has only {sorted(leaves)}: rename or remove them")
         check_leaves(self.scene)
+        has = any(name.startswith("background.") for name in leaves)
+        if has != (self.background is own):
+            asked = getattr(self.background, "__name__", self.background)
+            raise ValueError(f"background must {'' if has else 'not '}be own for a {type(self.scene).__name__} that learns "
+                             f"{'one' if has else 'none'}, got {asked}: change it, or start.sky")
         if not self.rates:
             raise ValueError(f"rates name no leaf, and nothing would move: give a rate to some of {sorted(leaves)}")
         bounds = getattr(self.timesteps, "bounds", None)  # a plain function has none
@@ -127,8 +134,8 @@ class Stage:
             low, high = bounds(step, self.steps)
             if not 0 <= low <= high < (T := len(self.prior.schedule)):
                 raise ValueError(f"t must lie in [0, {T - 1}], and step {step} draws it from [{low}, {high}]: change timesteps")
-        if bounds and (own := getattr(self.rule, "timesteps", None)) not in (None, self.timesteps):
-            raise ValueError(f"{type(self.rule).__name__} is weighted by the steps of {own}, got {self.timesteps}: give the "
+        if bounds and (grid := getattr(self.rule, "timesteps", None)) not in (None, self.timesteps):
+            raise ValueError(f"{type(self.rule).__name__} is weighted by the steps of {grid}, got {self.timesteps}: give the "
                              "stage the rule's timesteps")
         if critic := getattr(self.rule, "critic", None):
             comparable(critic, self.prior)
@@ -244,11 +251,17 @@ def _advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:
         group["lr"] = rate * stage.decay(step, stage.steps)
         check(f"the rate of {group['name']} at step {step}", group["lr"], NotNegative, "change rates or decay")
     cameras = (stage.cameras or Orbit()).at(step, stage.steps).sample(stage.views, generator)
-    background = finite(stage.background(stage.views, generator), "the background has", "change background")
+    background = stage.background(stage.views, generator)
+    if background is not None:
+        finite(background, "the background has", "change background")
+    regularise = stage.regularise
+    if at := getattr(regularise, "at", None):  # a plain function has none
+        regularise = at(step, stage.steps)
 
     def look(rows: slice) -> tuple[Render | None, Tensor]:
         jitter = stream(stage.seed, "jitter", step * stage.views + rows.start)
-        return stage.look(stage.scene, stage.prior, cameras[rows], stage.resolution, background[rows], jitter)
+        return stage.look(stage.scene, stage.prior, cameras[rows], stage.resolution,
+                          None if background is None else background[rows], jitter)
 
     shares = [slice(0, stage.views)] if stage.scene.dimensions == 2 else pieces(stage.views)  # pictures are looked at whole
     renders, seen = zip(*each(look, shares), strict=True)
@@ -260,7 +273,7 @@ def _advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:
     def loss(part: tuple) -> Tensor:
         seen, render, *of = part
         total = distill(seen, Residual(*of)) / len(x)
-        return total + stage.regularise(stage.scene, render) * (len(seen) / len(x)) if stage.regularise else total
+        return total + regularise(stage.scene, render) * (len(seen) / len(x)) if regularise else total
 
     sizes = [len(part) for part in seen]
     parts = [*zip(seen, renders, residual.value.split(sizes), residual.weight.split(sizes), strict=True)]
@@ -272,7 +285,7 @@ def _advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:
     render = renders[0] and Render.cat(renders)
     if not norm < float("inf"):
         raise FloatingPointError(f"the gradient of step {step} is not finite (norm {norm}); the scene is as it was before "
-                                 f"it: {reason(stage, render, residual)}")
+                                 f"it: {reason(stage, renders, residual)}")
     if stage.growth:
         stage.growth.observe(render)
     optimiser.step()
@@ -285,11 +298,11 @@ def _advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:
     return Step(step, t, cameras, render, residual, residual.value.square().mean().item(), norm)
 
 
-def reason(stage: Stage, render: Render | None, residual: Residual) -> str:
+def reason(stage: Stage, renders: Sequence[Render | None], residual: Residual) -> str:
     """Why a gradient is not finite, and what to do."""
     if unbound(residual.value):
         return f"the residual of {type(stage.rule).__name__} is not finite: lower the guidance, or change the rule's weight"
-    if stage.regularise and unbound(stage.regularise(stage.scene, render)):
+    if stage.regularise and any(unbound(stage.regularise(stage.scene, render)) for render in renders):
         return "the regulariser's loss is not finite: change regularise"
     return f"lower the rates or the guidance; residual and regulariser are finite, {state_of(stage.scene)}"
 

@@ -11,7 +11,7 @@
 * Whatever is random takes a ``torch.Generator``.
 """
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -24,11 +24,22 @@ Rates = dict[str, float | tuple[float, float]]  # an optimiser's, by group of le
 
 
 @dataclass
+class Samples:
+    """What a volume rendering has added up, without history: n places on r rays, ray after ray, and the T alpha of each."""
+
+    places: Float[Tensor, "n 3"]
+    weights: Float[Tensor, "n"]
+    ray: Int[Tensor, "n"]
+    directions: Float[Tensor, "r 3"]  # of the rays, of length 1
+
+
+@dataclass
 class Render:
     """What a scene shows: colour over the background, coverage, depth along the camera's z axis, world normals.
 
     A splatted scene also says where its n Gaussians fell: their centres in pixels, which keep their gradient after a
-    backward pass, and half the width and height in pixels of the box that each is drawn in (0: not drawn).
+    backward pass, and half the width and height in pixels of the box that each is drawn in (0: not drawn). A volume says
+    which ``samples`` it has added up.
     """
 
     rgb: Float[Tensor, "b h w 3"]
@@ -37,10 +48,12 @@ class Render:
     normal: Float[Tensor, "b h w 3"] | None = None
     means2d: Float[Tensor, "b n 2"] | None = None
     radii: Float[Tensor, "b n 2"] | None = None
+    samples: Samples | None = None
 
     @classmethod
     def cat(cls, renders: Sequence["Render"]) -> "Render":
-        """The views of all, without their history; the centres keep the gradient that they have."""
+        """The views of all, without their history and samples; the centres keep the gradient that they have."""
+        renders = [replace(render, samples=None) for render in renders]
         if len(renders) == 1:
             return renders[0]
         columns = {name: [getattr(render, name) for render in renders] for name in vars(renders[0])}

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from dreamlab.cameras import orbit, ring
+from dreamlab.methods import METHODS
 from dreamlab.noise import seeded
 from dreamlab.priors.mixture import ImageMixturePrior
 from dreamlab.prompts import Prompt
@@ -416,3 +417,59 @@ def test_any_rule_distils_into_it_unchanged(rule):
     for _ in run(stage, progress=False):
         pass
     assert nerf.render(ring(4), 16, torch.zeros(3)).rgb.mean().item() > before + 0.1
+
+
+# A background of its own.
+
+
+def test_its_own_background_is_learnt_and_seen_where_none_is_asked_for(tmp_path):
+    """Towards a sky that is blue above and red below, around an object that hides it."""
+    nerf = NeRF(HashGrid(1, 1, 64, 2), hidden=4, samples=20, sky=True, generator=seeded(0))
+    above, below = torch.tensor([0.1, 0.2, 0.9]), torch.tensor([0.9, 0.2, 0.1])
+    cameras = ring(4, 0.0, fov_deg=80.0)
+    height = cameras.rays(16)[1][..., 2:]
+    target = torch.where(height > 0, above, below)
+    mine = {name: leaf for name, leaf in nerf.parameters().items() if name.startswith("background.")}
+    adam = torch.optim.Adam(mine.values(), 0.05)
+    for _ in range(150):
+        adam.zero_grad()
+        render = nerf.render(cameras, 16, None)
+        ((render.rgb - target).square() * (1 - render.alpha.detach())).mean().backward()
+        adam.step()
+    clear = (render.alpha[..., 0] < 0.01) & (height[..., 0].abs() > 0.2)
+    assert clear.sum() > 100 and (render.rgb - target)[clear].abs().mean() < 0.05
+    white = nerf.render(cameras, 16, torch.ones(3))
+    assert (white.rgb[clear] > 0.98).all() and torch.equal(white.alpha, nerf.render(cameras, 16, None).alpha)
+    turned = torch.tensor([[0.0, 0.0, 1.0], [0.6, 0.0, 0.8]])
+    black = nerf.render(cameras, 16, torch.zeros(3))
+    sky = nerf.behind(cameras.rays(16)[1].reshape(-1, 3)).reshape(black.rgb.shape)
+    torch.testing.assert_close(nerf.render(cameras, 16, None).rgb, black.rgb + (1 - black.alpha) * sky)
+    assert nerf.behind(turned).shape == (2, 3)
+    nerf.save(tmp_path / "sky")
+    assert torch.equal(load(tmp_path / "sky").render(cameras, 8, None).rgb, nerf.render(cameras, 8, None).rgb)
+
+
+def test_a_field_without_one_says_so_and_is_as_it_was():
+    with pytest.raises(ValueError, match="field's own, and it has none: make it with sky=True"):
+        NeRF(HashGrid(1, 1, 64, 2)).render(ring(1), 8, None)
+    with_one, without = (NeRF(HashGrid(1, 1, 64, 2, generator=seeded(2)), hidden=4, sky=sky, generator=seeded(3))
+                         for sky in (True, False))
+    assert "sky" not in without.config() and with_one.config()["sky"]
+    assert all(torch.equal(leaf, with_one.parameters()[name]) for name, leaf in without.parameters().items())
+
+
+def test_a_stage_shows_the_prior_the_fields_own_background():
+    part = METHODS["field"].toy["shape"].set({"steps": 2, "resolution": 16, "start.samples": 8, "rule": "SDS"})
+    mine = part.set({"start.sky": True, "background": "own", "rates.background": 1e-3, "start.features": 3})
+    stage = mine.build("a red mug")
+    before = stage.scene.state_dict()["background.2.weight"].clone()
+    assert [*run(stage, progress=False)][-1].grad_norm > 0 and stage.scene.grid.tables[0].shape[1] == 3
+    assert not torch.equal(stage.scene.state_dict()["background.2.weight"], before)
+    for changes, match in (({"start.sky": True}, "background must be own for a NeRF that learns one, got backgrounds"),
+                           ({"background": "own"}, "background must not be own for a NeRF that learns none, got own"),
+                           ({"rates.background": 0.1}, "rates name background, and the scene has only"),
+                           ({"background": "black"}, "no background 'black'; there is: backgrounds, own")):
+        with pytest.raises(ValueError, match=match):
+            part.set(changes).build("a red mug")
+    with pytest.raises(ValueError, match="background is nothing to a Picture"):
+        METHODS["text2image"].toy["pictures"].set(background="own")

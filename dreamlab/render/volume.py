@@ -16,9 +16,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dreamlab.cameras import Cameras
-from dreamlab.types import Render
+from dreamlab.types import Render, Samples
 
-Field = Callable[[Tensor], tuple[Tensor, Tensor]]  # points (n, 3) -> density (n,) >= 0, rgb (n, 3) in [0, 1]
+Density = Callable[[Tensor], Tensor]  # points (n, 3) -> density (n,) >= 0, in 1 / world unit
+Field = Callable[[Tensor], tuple[Tensor, Tensor]]  # points (n, 3) -> density, rgb (n, 3) in [0, 1]
+Sky = Callable[[Tensor], Tensor]  # unit directions (n, 3) -> rgb (n, 3) in [0, 1], of what lies behind everything
 
 
 def weights(density: Float[Tensor, "*r s"], delta: Float[Tensor, "*r s"]) -> Float[Tensor, "*r s"]:
@@ -36,8 +38,18 @@ def inside_ball(origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"],
     return (nearest - half).clamp(min=0), (nearest + half).clamp(min=0)
 
 
+def normals(density: Density, points: Float[Tensor, "n 3"], step: float = 1e-2) -> Float[Tensor, "n 3"]:
+    """Unit normals, against the gradient of the density, from central differences ``step`` world units to either side.
+
+    They can be differentiated once more, which torch's interpolation of grids cannot.
+    """
+    shift = step * torch.eye(3).to(points)
+    around = density((points + torch.cat([shift, -shift])[:, None]).reshape(-1, 3)).reshape(2, 3, -1)
+    return F.normalize((around[1] - around[0]).T, dim=-1)
+
+
 @torch.no_grad()
-def occupied(density: Callable[[Tensor], Tensor], radius: float, device: torch.device, lost: float = 0.05,
+def occupied(density: Density, radius: float, device: torch.device, lost: float = 0.05,
              cells: int = 32) -> Bool[Tensor, "c c c"]:
     """Which cells of the cube around the ball hold something: a function of the density as it is now, and of nothing before.
 
@@ -60,7 +72,7 @@ class Occupancy:
     nerfacc's values: 128 cells a side, looked at every 16 renders that have gradients, with a memory of 0.95.
     """
 
-    def __init__(self, density: Callable[[Tensor], Tensor], radius: float, samples: int, device: torch.device,
+    def __init__(self, density: Density, radius: float, samples: int, device: torch.device,
                  lost: float = 0.01, cells: int = 128):
         from nerfacc import OccGridEstimator
         self.density, self.step, self.threshold, self.renders = density, 2 * radius / samples, lost / samples, 0
@@ -90,7 +102,7 @@ def within(cells: Bool[Tensor, "c c c"], points: Float[Tensor, "n 3"], radius: f
     return cells.flatten()[(x * n + y) * n + z].nonzero()[:, 0]
 
 
-def volume(field: Field, cameras: Cameras, resolution: int, background: Float[Tensor, "3"] | Float[Tensor, "b 3"],
+def volume(field: Field, cameras: Cameras, resolution: int, background: Float[Tensor, "3"] | Float[Tensor, "b 3"] | Sky,
            samples: int = 64, radius: float = 1.0, generator: torch.Generator | None = None,
            occupancy: Occupancy | Bool[Tensor, "c c c"] | None = None) -> Render:
     """Draw a field inside a ball for each camera: ``samples`` a ray, evenly spaced, and jittered if a generator is given, each
@@ -98,11 +110,12 @@ def volume(field: Field, cameras: Cameras, resolution: int, background: Float[Te
     asked. An :class:`Occupancy` chooses the samples itself, jittered all of a ray by the same part of their distance.
 
     Depth is the mean camera z of what a pixel sees, weighted by T alpha, and 0 where it sees nothing. Rays that miss the
-    ball cost nothing. Differentiable in the field. ValueError for a size below 1, or another number of backgrounds.
+    ball cost nothing. Differentiable in the field, and in a background that is a function of the direction. ValueError for a
+    size below 1, or another number of backgrounds.
     """
     if resolution < 1 or samples < 1:
         raise ValueError(f"resolution and samples must be at least 1, got {resolution} and {samples}")
-    if background.ndim == 2 and len(background) != len(cameras):
+    if isinstance(background, Tensor) and background.ndim == 2 and len(background) != len(cameras):
         raise ValueError(f"background must be (3,) or ({len(cameras)}, 3), one a camera, got {tuple(background.shape)}")
     eyes, directions = cameras.rays(resolution)
     shape = directions.shape[:3]
@@ -115,7 +128,8 @@ def volume(field: Field, cameras: Cameras, resolution: int, background: Float[Te
         offset = torch.zeros(len(near)) if generator is None else torch.rand(len(near), generator=generator)
         ray, start, end = occupancy.sample(origins, directions, near + occupancy.step * offset.to(near), far)
         t = (start + end) / 2
-        density, rgb = field(origins[ray] + t[:, None] * directions[ray])
+        points = origins[ray] + t[:, None] * directions[ray]
+        density, rgb = field(points)
         w, _, _ = render_weight_from_density(start, end, density, ray_indices=ray, n_rays=len(origins))
     else:
         hit = (far > near).nonzero()[:, 0]
@@ -124,11 +138,16 @@ def volume(field: Field, cameras: Cameras, resolution: int, background: Float[Te
         t = near[hit, None] + delta * (torch.arange(samples).to(delta) + place.to(delta))
         points = (origins[hit, None] + t[..., None] * directions[hit, None]).reshape(-1, 3)
         taken = torch.arange(len(points), device=points.device) if occupancy is None else within(occupancy, points, radius)
-        density, rgb = field(points[taken])
-        w = weights(density.new_zeros(len(points)).index_put((taken,), density).reshape(t.shape), delta).flatten()[taken]
-        ray, t = hit[taken // samples], t.flatten()[taken]
+        points, ray = points[taken], hit[taken // samples]
+        density, rgb = field(points)
+        w = weights(density.new_zeros(t.numel()).index_put((taken,), density).reshape(t.shape), delta).flatten()[taken]
+        t = t.flatten()[taken]
     seen = w * torch.cat([rgb.T, (t * along[ray])[None], torch.ones_like(t)[None]])  # rgb, depth and alpha of each sample
     image = seen.new_zeros(5, len(origins)).index_add(1, ray, seen)
     rgb, depth, alpha = image.T.reshape(*shape, 5).split([3, 1, 1], -1)
-    behind = background.to(rgb).reshape(-1, 1, 1, 3)
-    return Render(rgb + (1 - alpha) * behind, alpha, depth / alpha.clamp(min=1e-10))
+    if isinstance(background, Tensor):
+        behind = background.to(rgb).reshape(-1, 1, 1, 3)
+    else:
+        behind = background(directions).reshape(*shape, 3)
+    return Render(rgb + (1 - alpha) * behind, alpha, depth / alpha.clamp(min=1e-10),
+                  samples=Samples(points, w.detach(), ray, directions))

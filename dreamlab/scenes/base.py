@@ -37,9 +37,10 @@ class Scene(Protocol):
         """The leaves by name; ``GROUP.REST`` belongs to a group of leaves with one rate."""
         ...
 
-    def render(self, cameras: Cameras, resolution: int, background: Tensor,
+    def render(self, cameras: Cameras, resolution: int, background: Tensor | None,
                generator: torch.Generator | None = None) -> Render:
-        """Square images of ``resolution`` pixels over ``background`` (3,) or (B, 3); jittered if a generator is given."""
+        """Square images of ``resolution`` pixels over ``background`` (3,) or (B, 3); jittered if a generator is given.
+        Nobody asks for None but of a scene with leaves ``background.*``, which are what lies behind it then."""
         ...
 
     @classmethod
@@ -125,6 +126,10 @@ class Begin:
     prior: Prior
     generator: torch.Generator
     earlier: Callable[[str], Scene]
+
+
+def own(n: int, generator: torch.Generator) -> None:
+    """The background that a scene has of its own, in the place of colours for n views."""
 
 
 def again(begin: Begin, *, of: str = "") -> Scene:

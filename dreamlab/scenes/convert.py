@@ -21,11 +21,8 @@ def seen(render: Callable[..., Render], resolution: int = 64) -> tuple[Float[Ten
     """
     cameras = orbit([*range(0, 360, 30), *range(15, 360, 30), 0], [15.0] * 12 + [-15.0] * 12 + [80.0])
     shown = render(cameras, resolution, torch.ones(3))
-    origins, directions = cameras.rays(resolution)
-    along = (directions * cameras.viewmats[:, None, None, 2, :3]).sum(-1, keepdim=True)
     inside = shown.alpha[..., 0].cpu() > 0.5
-    points = origins[:, None, None] + shown.depth.cpu() / along * directions
-    return points[inside], shown.rgb.cpu()[inside]
+    return cameras.unproject(shown.depth.cpu())[inside], shown.rgb.cpu()[inside]
 
 
 def surface(begin: Begin, *, of: str = "", points: Points = 3000, opacity: Inside = 0.5, spread: Positive = 0.6) -> Gaussians:

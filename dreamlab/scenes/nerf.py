@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from dreamlab.cameras import Cameras
 from dreamlab.checks import Count, Positive, Range, checked
-from dreamlab.render.volume import Occupancy, occupied, volume
+from dreamlab.render.volume import Occupancy, normals, occupied, volume
 from dreamlab.scenes.base import Begin, Scene
-from dreamlab.types import Render
+from dreamlab.types import Images, Render
 
 PRIMES = (1, 2654435761, 805459861)  # of the spatial hash, Eq. 4
 
@@ -79,29 +79,31 @@ class NeRF(Scene):
 
     density(x) = softplus(MLP(grid(x)) + bias (1 - |x| / width)): the bias makes the start a soft blob, so that there is
     something to colour; 10 and 0.5 are Magic3D's in threestudio, and DreamFlow's. Colour is a sigmoid and does not depend
-    on the direction. ``samples`` a ray, of which those in empty space cost nothing: on a CPU each render looks where it is
+    on the direction. ``sky``: it also learns what lies behind it, which is seen where a render asks for background None.
+    ``samples`` a ray, of which those in empty space cost nothing: on a CPU each render looks where it is
     (:func:`~dreamlab.render.volume.occupied`); on CUDA the first one makes an ``occupancy``, which follows what is learnt: set
     it to None after changing leaves by hand.
     """
 
     kernels = "nerfacc"
-    rates = {"grid": 1e-2, "density": 1e-3, "color": 1e-3}  # threestudio's ProlificDreamer
+    rates = {"grid": 1e-2, "density": 1e-3, "color": 1e-3, "background": 1e-3}  # threestudio's ProlificDreamer
 
     @checked
     def __init__(self, grid: HashGrid | None = None, hidden: Count = 64, radius: Positive = 1.0, samples: Count = 64,
-                 bias: float = 10.0, width: Positive = 0.5, generator: torch.Generator | None = None):
+                 bias: float = 10.0, width: Positive = 0.5, sky: bool = False, generator: torch.Generator | None = None):
         self.radius, self.samples, self.bias, self.width, self.hidden = radius, samples, bias, width, hidden
         self.occupancy: Occupancy | None = None
         self.grid = grid or HashGrid(generator=generator)
         n = sum(table.shape[1] for table in self.grid.tables)
+        layers = [("density", n, hidden, 1), ("color", n, hidden, 3)] + [("background", 9, 16, 3)] * sky
         seed = torch.randint(2**62, (), generator=generator) if generator else 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed))
-            self.mlps = nn.ModuleDict({name: nn.Sequential(nn.Linear(n, hidden), nn.ReLU(), nn.Linear(hidden, out))
-                                       for name, out in (("density", 1), ("color", 3))})
+            self.mlps = nn.ModuleDict({name: nn.Sequential(nn.Linear(i, h), nn.ReLU(), nn.Linear(h, out))
+                                       for name, i, h, out in layers})
 
     def parameters(self) -> dict[str, Tensor]:
-        """Named leaves: ``grid.LEVEL``, ``density.*``, ``color.*``."""
+        """Named leaves: ``grid.LEVEL``, ``density.*``, ``color.*``, ``background.*`` if it has its own."""
         return ({f"grid.{i}": table for i, table in enumerate(self.grid.tables)} | dict(self.mlps.named_parameters()))
 
     def density(self, points: Float[Tensor, "n 3"], features: Tensor | None = None) -> Float[Tensor, "n"]:
@@ -120,22 +122,39 @@ class NeRF(Scene):
         return self.density(points, h), through(self.mlps["color"], h).sigmoid()
 
     def normals(self, points: Float[Tensor, "n 3"], step: float = 1e-2) -> Float[Tensor, "n 3"]:
-        """Unit normals, against the gradient of the density, from central differences ``step`` world units wide."""
-        shift = step * torch.eye(3).to(points)
-        slope = [self.density(points + s) - self.density(points - s) for s in shift]
-        return -F.normalize(torch.stack(slope, -1), dim=-1)
+        """Unit normals, against the gradient of the density, from central differences ``step`` world units to either side."""
+        return normals(self.density, points, step)
 
-    def render(self, cameras: Cameras, resolution: int, background: Tensor, generator: torch.Generator | None = None) -> Render:
+    @torch.no_grad()
+    def normal_map(self, cameras: Cameras, resolution: int) -> Images:
+        """To look at: unit world normals at the mean depth of what each pixel sees, 0 where it sees less than half."""
+        render = self.render(cameras, resolution, torch.ones(3))
+        points = cameras.to(render.depth.device).unproject(render.depth)
+        return self.normals(points.reshape(-1, 3)).reshape(points.shape) * (render.alpha > 0.5)
+
+    def behind(self, directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        """Colours of its own background, from the directions and their products, which are all up to degree two."""
+        i, j = torch.triu_indices(3, 3, device=directions.device)
+        return through(self.mlps["background"], torch.cat([directions, directions[:, i] * directions[:, j]], -1)).sigmoid()
+
+    def render(self, cameras: Cameras, resolution: int, background: Tensor | None,
+               generator: torch.Generator | None = None) -> Render:
+        """As any scene's. ``background`` None: its own. ValueError where it has none."""
+        if background is None and "background" not in self.mlps:
+            raise ValueError("background is none, which asks for the field's own, and it has none: make it with sky=True, or "
+                             "give a colour")
         device = self.grid.tables[0].device
         if device.type == "cuda" and not self.occupancy:
             self.occupancy = Occupancy(self.density, self.radius, self.samples, device)
         if self.occupancy:
             self.occupancy.look()
         occupancy = self.occupancy or occupied(self.density, self.radius, device)
-        return volume(self.field, cameras.to(device), resolution, background, self.samples, self.radius, generator, occupancy)
+        behind = self.behind if background is None else background
+        return volume(self.field, cameras.to(device), resolution, behind, self.samples, self.radius, generator, occupancy)
 
     def config(self) -> dict:
-        return {name: getattr(self, name) for name in ("hidden", "radius", "samples", "bias", "width")} | {
+        own = {"sky": True} if "background" in self.mlps else {}  # only then, so that files stay what they were
+        return {name: getattr(self, name) for name in ("hidden", "radius", "samples", "bias", "width")} | own | {
             "grid": self.grid.config}
 
     @classmethod
@@ -154,10 +173,13 @@ class NeRF(Scene):
         self.occupancy = None
 
 
-def blob(begin: Begin, *, levels: Annotated[int, Range(1, 24)] = 16, finest: Annotated[int, Range(16, 2**16)] = 4096,
-         hidden: Annotated[int, Range(1, 256)] = 64, samples: Annotated[int, Range(1, 1024)] = 128,
-         radius: Positive = 1.0) -> NeRF:
-    """A radiance field that begins as a soft blob, with a hash grid from 16 cells a side to ``finest`` (arXiv 2201.05989)."""
+def blob(begin: Begin, *, levels: Annotated[int, Range(1, 24)] = 16, features: Annotated[int, Range(1, 16)] = 2,
+         finest: Annotated[int, Range(16, 2**16)] = 4096, hidden: Annotated[int, Range(1, 256)] = 64,
+         samples: Annotated[int, Range(1, 1024)] = 128, radius: Positive = 1.0, sky: bool = False) -> NeRF:
+    """A radiance field that begins as a soft blob, with a hash grid from 16 cells a side to ``finest`` (arXiv 2201.05989).
+
+    ``sky``: it learns what lies behind it: set the stage's ``background`` to own then, and give ``rates.background``.
+    """
     growth = (finest / 16) ** (1 / max(levels - 1, 1))  # its Eq. 3
-    grid = HashGrid(levels, growth=growth, generator=begin.generator)
-    return NeRF(grid, hidden, radius, samples, generator=begin.generator)
+    grid = HashGrid(levels, features, growth=growth, generator=begin.generator)
+    return NeRF(grid, hidden, radius, samples, sky=sky, generator=begin.generator)
