@@ -47,7 +47,8 @@ def textured(mesh: Mesh, paint: Paint, texels: int) -> Atlas | None:
     lost = lost[corner[lost] < 0]
     for some in lost.split(256):
         corner[some] = corner[known[torch.cdist(mesh.vertices[some], mesh.vertices[known]).argmin(1)]]
-    return Atlas(origin, torch.where(laid[:, None], faces, corner[mesh.faces]), uv, image)
+    used, faces = torch.where(laid[:, None], faces, corner[mesh.faces]).unique(return_inverse=True)
+    return Atlas(origin[used], faces, uv[used], image)
 
 
 def bake(vertices: Float[Tensor, "a 3"], faces: Int[Tensor, "f 3"], uv: Float[Tensor, "a 2"], paint: Paint, texels: int
