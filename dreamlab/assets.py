@@ -30,7 +30,7 @@ from dreamlab.atlas import Atlas, Paint, textured
 from dreamlab.checks import Positive, Range, checked, finite, shown
 from dreamlab.export import to_uint8
 from dreamlab.files import write_text, writing
-from dreamlab.mesh import Mesh
+from dreamlab.mesh import Mesh, watertight
 from dreamlab.scenes.gaussians import Gaussians, as_ply
 
 Texels = Annotated[int, Range(16, 4096)]
@@ -144,13 +144,6 @@ def save_stl(mesh: Mesh, path: Path | str, millimetres: Positive = 50.0) -> str:
     size = whole.vertices[whole.faces].flatten(0, 1)
     size = (size.amax(0) - size.amin(0)) * millimetres
     return f"{len(rows)} triangles, {' x '.join(f'{x:.0f}' for x in size.tolist())} mm"
-
-
-def watertight(mesh: Mesh) -> bool:
-    """Whether each directed edge is there once and its reverse once: a closed surface, whose triangles agree on its outside."""
-    a, b = torch.cat([mesh.faces[:, [i, (i + 1) % 3]] for i in range(3)]).long().unbind(-1)
-    there, back = a * len(mesh.vertices) + b, b * len(mesh.vertices) + a
-    return len(there.unique()) == len(there) and torch.equal(there.sort().values, back.sort().values)
 
 
 @checked

@@ -38,13 +38,17 @@ def textured(mesh: Mesh, paint: Paint, texels: int) -> Atlas | None:
     pack.resolution, pack.padding = texels, GUTTER
     charts.generate(pack_options=pack)
     origin, faces, uv = (torch.from_numpy(x.astype(kind)) for x, kind in zip(charts[0], (int, int, np.float32), strict=True))
-    laid = (uv[faces] != 0).flatten(1).any(1)  # a triangle next to no area is in no chart, and takes corners of its neighbours
+    laid = (uv[faces] != 0).flatten(1).any(1)  # a triangle next to no area is in no chart, and takes the nearest corners
     if not laid.any():
         return None
     image = bake(mesh.vertices[origin], faces[laid], uv, paint, texels)
-    other = torch.full((len(mesh.vertices),), -1).index_put((origin[faces[laid]],), faces[laid])
-    lent = other[mesh.faces]
-    return Atlas(origin, torch.where(laid[:, None] | (lent < 0), faces, lent), uv, image)
+    corner = torch.full((len(mesh.vertices),), -1).index_put((origin[faces[laid]],), faces[laid])
+    known, lost = (corner >= 0).nonzero()[:, 0], mesh.faces[~laid].unique()
+    lost = lost[corner[lost] < 0]
+    for some in lost.split(256):
+        corner[some] = corner[known[torch.cdist(mesh.vertices[some], mesh.vertices[known]).argmin(1)]]
+    used, faces = torch.where(laid[:, None], faces, corner[mesh.faces]).unique(return_inverse=True)
+    return Atlas(origin[used], faces, uv[used], image)
 
 
 def bake(vertices: Float[Tensor, "a 3"], faces: Int[Tensor, "f 3"], uv: Float[Tensor, "a 2"], paint: Paint, texels: int

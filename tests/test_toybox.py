@@ -166,7 +166,6 @@ def test_view_bias_is_a_setting():
 def test_surface_and_mesh_lie_on_the_object():
     p, rgb = surface(Toy("car"), "green", 500, torch.Generator().manual_seed(0))
     assert p.shape == rgb.shape == (500, 3) and 0 <= rgb.min() and rgb.max() <= 1
-    pytest.importorskip("skimage")
     solid = mesh(Toy("car"), "green", 48)
     assert Toy("car").sdf(solid.vertices).abs().max() < 0.02
     f = solid.faces

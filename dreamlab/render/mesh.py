@@ -50,7 +50,7 @@ def project(vertices: Vertices, cameras: Cameras, resolution: int) -> Float[Tens
     return torch.cat([seen[..., :2] / z.clamp(min=NEAR) * K[:, :1, :1] + K[:, None, :2, 2], z], -1)
 
 
-def weigh(corners: Float[Tensor, "n 3 3"], centres: Float[Tensor, "n 2"]) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n"]]:
+def weigh(corners: Float[Tensor, "n 3 c"], centres: Float[Tensor, "n 2"]) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n"]]:
     """Twice the area of each of the three triangles that a point makes with two corners, and of the whole, on the screen."""
     x, y = (corners[..., :2] - centres[:, None]).unbind(-1)
     w = x.roll(-1, 1) * y.roll(-2, 1) - x.roll(-2, 1) * y.roll(-1, 1)
@@ -58,8 +58,8 @@ def weigh(corners: Float[Tensor, "n 3 3"], centres: Float[Tensor, "n 2"]) -> tup
 
 
 def pack(value: Float[Tensor, "n"], index: Int[Tensor, "n"]) -> Int[Tensor, "n"]:
-    """One whole number that orders by a value >= 0 and then by an index: as bits, such floats are in order."""
-    return (value.view(torch.int32).long() << 32) | index
+    """One whole number that orders by a value >= 0, rounded to single precision, and then by an index: as bits they do."""
+    return (value.float().view(torch.int32).long() << 32) | index
 
 
 @torch.no_grad()
@@ -74,10 +74,9 @@ def visible(screen: Float[Tensor, "b v 3"], faces: Faces, resolution: int) -> In
     wide = ((xy.amax(2) - 0.5).floor().clamp(max=resolution - 1) - low + 1).clamp(min=0).long()
     drawn = (wide.prod(-1) * (z.amin(2) > NEAR)).flatten()
     one = drawn.nonzero()[:, 0]
-    many = drawn[one].repeat_interleave(drawn[one], output_size=int(drawn.sum()))
-    which = one.repeat_interleave(drawn[one], output_size=len(many))
-    k = torch.arange(len(which), device=which.device) - (drawn[one].cumsum(0) - drawn[one]).repeat_interleave(
-        drawn[one], output_size=len(many))
+    count, total = drawn[one], int(drawn.sum())
+    which = one.repeat_interleave(count, output_size=total)
+    k = torch.arange(total, device=one.device) - (count.cumsum(0) - count).repeat_interleave(count, output_size=total)
     across = wide.view(-1, 2)[which, 0]
     x, y = (low.view(-1, 2)[which].long() + torch.stack([k % across, k // across], -1)).unbind(-1)
     corners = xy.reshape(-1, 3, 2)[which]
@@ -141,19 +140,18 @@ def crossings(seen: Fragments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     does not, the part of the way d in [0, 1], which carries the gradient, and how much the pair counts, in [0, 1]."""
     screen, faces, R = seen.screen, seen.faces, seen.face.shape[1]
     with torch.no_grad():
-        ends, which, counts = edges(faces, screen.shape[1])
+        ends, which, _ = edges(faces, screen.shape[1])
         x, y = screen[:, faces][..., :2].unbind(-1)
         area = (x[..., 1] - x[..., 0]) * (y[..., 2] - y[..., 0]) - (x[..., 2] - x[..., 0]) * (y[..., 1] - y[..., 0])
         up = torch.where(faces < faces.roll(-1, 1), 1, -1)  # whether a face runs along its side from the lower end
-        side = (torch.where(area < 0, -1, 1)[..., None] * up).flatten(1)
-        sides = side.new_zeros(len(screen), len(ends)).index_add(1, which, side)
-        view, edge = (sides.abs() == counts).nonzero(as_tuple=True)  # all its faces lie on one side of it
+        drawn = (screen[:, faces][..., 2].amin(2) > NEAR)[..., None].expand(-1, -1, 3).long()
+        side = (torch.where(area < 0, -1, 1)[..., None] * up * drawn).flatten(1)
+        sides, counts = (x.new_zeros(len(screen), len(ends)).index_add(1, which, x) for x in (side, drawn.flatten(1)))
+        view, edge = ((counts > 0) & (sides.abs() == counts)).nonzero(as_tuple=True)  # all its faces lie on one side of it
         side = sides[view, edge].sign()
         first, last = (view * screen.shape[1] + ends[edge].T)
         a, b = (screen.flatten(0, 1)[i] for i in (first, last))
-        kept = (a[:, 2] > NEAR) & (b[:, 2] > NEAR)
-        view, side, first, last, a, b = view[kept], side[kept], first[kept], last[kept], a[kept], b[kept]
-        depth = torch.where(seen.face >= 0, 1.0, 0.0).flatten()
+        depth = (seen.face >= 0).to(screen).flatten()
         hit = depth > 0
         corner = screen.flatten(0, 1)[(faces[seen.face.flatten()[hit]] + (hit.nonzero() // R**2) * screen.shape[1]), 2]
         depth[hit] = (seen.bary.flatten(0, 2)[hit] * corner).sum(1).reciprocal()  # 1 / z of what a pixel sees

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dreamlab.cameras import Cameras, ring
@@ -139,7 +139,7 @@ def draw(vertices: Vertices, faces: Faces, paint, cameras: Cameras, resolution: 
     return Render(rgb + (1 - alpha) * behind, alpha, depth / alpha.clamp(min=1e-10), normals)
 
 
-def clean(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
+def clean(vertices: Vertices, faces: Faces) -> tuple[Float[Tensor, "u 3"], Int[Tensor, "g 3"]]:
     """The surface without its floaters."""
     return cut(vertices, faces[large(faces, len(vertices))])
 
