@@ -10,15 +10,17 @@ from functools import partial
 
 from dreamlab.cameras import Orbit
 from dreamlab.learner import Adam
-from dreamlab.losses import Surface
+from dreamlab.losses import Orientation, Surface
 from dreamlab.pipeline import Method, Part
 from dreamlab.priors.critic import identity, lora
 from dreamlab.prompts import ViewPrompts
 from dreamlab.rules import APFO
+from dreamlab.scenes.base import own
 from dreamlab.scenes.nerf import blob
 from dreamlab.scenes.tets import nerf_to_tets, shape, texture
 from dreamlab.schedules import Cosine, Grid
 from dreamlab.stage import normals
+from dreamlab.toybox.dataset import backgrounds
 
 
 def apfo(start: int, end: int, points: int, views: int, **settings) -> partial:
@@ -32,10 +34,12 @@ TEXTURE = {"grid": 1e-2, "color": 1e-3}  # P, D.1
 PAPER = {
     "nerf": Part(
         prior="sd-2.1-base",  # P, D.1: Stable Diffusion 2.1; TS: base, 512 pixels
-        start=partial(blob, levels=16, finest=4096, hidden=64, samples=512, radius=1.0),  # P, D.1; TS: finest, hidden
+        start=partial(blob, levels=16, features=4, samples=512, radius=1.0, sky=True,  # P, D.1
+                      finest=4096, hidden=64),  # TS
         rule=apfo(999, 199, 800, 5, guidance=7.5, critic=partial(lora, base=V_MODEL)),  # P, 3.3; TS: guidance
-        cameras=CAMERAS, rates={"grid": 1e-2, "density": 1e-3, "color": 1e-3}, optimiser=Adam(), views=1,  # P, D.1
-        resolution=256),  # P, 3.3
+        background=own, rates={"grid": 1e-2, "density": 1e-3, "color": 1e-3, "background": 1e-3},  # P, D.1
+        regularise=Orientation((10.0, 1000.0), until=0.5),  # P, D.1: that there is one; TS, DreamFusion: weight
+        cameras=CAMERAS, views=1, resolution=256),  # P, 3.3
     "geometry": Part(
         prior="sd-2.1-base", start=partial(nerf_to_tets, of="nerf", cells=128),  # TS: cells
         rule=apfo(799, 399, 400, 5, guidance=7.5, critic=partial(identity)),  # P, 3.3; P, 4 says 5000 steps, not 2000
@@ -54,6 +58,7 @@ VIEWS = {"cameras": None, "prompts": partial(ViewPrompts), "optimiser": Adam(), 
 TOY = {
     "nerf": PAPER["nerf"].set(VIEWS | {
         "prior": "toybox", "start": partial(blob, levels=4, finest=64, hidden=32, samples=32, radius=0.85),
+        "background": backgrounds, "regularise": None,
         "rule": apfo(979, 99, 120, 1, guidance=4.5), "decay": Cosine(),
         "rates": {"grid": 2e-2, "density": 3e-3, "color": 3e-3}}),
     "geometry": PAPER["geometry"].set(VIEWS | {
