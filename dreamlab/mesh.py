@@ -145,7 +145,7 @@ def large(faces: Faces, n: int, least: float = 0.01) -> Bool[Tensor, "f"]:
     return (counts >= least * len(faces))[which]
 
 
-def cut(vertices: Vertices, faces: Faces) -> tuple[Vertices, Faces]:
+def cut(vertices: Vertices, faces: Faces) -> tuple[Float[Tensor, "u 3"], Faces]:
     """The same faces over the vertices that they use."""
     used, which = torch.unique(faces, return_inverse=True)
     return vertices[used], which.view(-1, 3)
