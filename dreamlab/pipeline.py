@@ -25,7 +25,7 @@ from dreamlab.scenes.base import Begin, Scene
 from dreamlab.scenes.growth import Growth
 from dreamlab.scenes.textured import read as read_mesh
 from dreamlab.schedules import Timesteps, constant
-from dreamlab.settings import chosen, describe, difference, options, owner, validate
+from dreamlab.settings import chosen, describe, difference, name_of, options, owner, validate
 from dreamlab.stage import Pixels, Rate, Stage, Step, Steps, Views, read, rgb, run
 from dreamlab.threads import sharing
 from dreamlab.toybox.dataset import backgrounds
@@ -320,13 +320,28 @@ class Work:
     def checkpoint(self) -> Path | None:
         return self.home and self.home / "checkpoint.safetensors"
 
+    @property
+    def title(self) -> str:
+        i, n = self.place
+        return "distilling" if n == 1 else f"{self.name}, part {i} of {n}"
+
+    def schedule(self) -> str:
+        """What will be run, in a line: t at the first and at the last step, or [the least, the most] where it is drawn; and
+        what the prior is shown."""
+        stage = self.stage
+        ends = (stage.timesteps.bounds(step, stage.steps) for step in (0, max(stage.steps - 1, 0)))
+        t = [f"{low}" if low == high else f"[{low}, {high}]" for low, high in ends]
+        flat = stage.scene.dimensions == 2
+        shown = {"rgb": "colours"}.get(name_of(stage.look), name_of(stage.look))
+        size = "" if flat else f" of {stage.resolution} px"
+        return (f"{self.title}: t {' to '.join(dict.fromkeys(t))} in {stage.steps} steps, {shown} of {stage.views} "
+                f"{'picture' if flat else 'view'}{'s' * (stage.views > 1)}{size}, under {self.part.prior}")
+
     def run(self, every: int = 25, progress: bool = True) -> Iterator[Step]:
         """The steps that are left."""
-        i, n = self.place
         if self.home and not self.begun:
             self.stage.scene.save(self.home / "start.safetensors", tag=self.tag)
-        return run(self.stage, self.checkpoint, every, progress, self.tag,
-                   "distilling" if n == 1 else f"{self.name}, part {i} of {n}")
+        return run(self.stage, self.checkpoint, every, progress, self.tag, self.title)
 
 
 @checked
