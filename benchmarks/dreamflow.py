@@ -29,7 +29,8 @@ from dreamlab.pipeline import Asked
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.report import against_truth, save_image
 from dreamlab.scenes import Scene, Tets
-from dreamlab.scenes.tets import texture_grid, tight, within
+from dreamlab.scenes.tets import tight, within
+from dreamlab.scenes.textured import texture_grid
 from dreamlab.stage import run
 from dreamlab.toybox.captions import caption, parse
 from dreamlab.toybox.judge import Judge

@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     short.add_argument("--rule", help="--set rule=RULE, such as VSD")
     short.add_argument("--guidance", metavar="S", help="--set rule.guidance=S: null + S (prompt - null), so 1 means none")
     short.add_argument("--steps", help="--set steps=STEPS")
+    short.add_argument("--mesh", metavar="FILE", help="--method texture-mesh --set start.file=FILE, a .glb, .obj, .ply or .stl")
     short.add_argument("--prior", help="--set prior=PRIOR for all parts: toybox, sd-2.1-base, a diffusers folder, or a hub id")
     methods = verbs.add_parser("methods", help="list the methods, or all settings of one")
     methods.add_argument("name", nargs="?")
@@ -71,15 +72,19 @@ def dream(args: argparse.Namespace) -> None:
     from dreamlab.settings import CHOICES, assignment
 
     pictures = args.scene == "picture"
-    if pictures and args.method:
-        raise ValueError(f"--scene picture is short for --method text2image, got --method {args.method} too: leave one out")
-    chosen = method(("text2image" if pictures else "dreammapping") if args.method is None else args.method)
+    named = {"--scene picture": "text2image" if pictures else None, f"--method {args.method}": args.method,
+             f"--mesh {args.mesh}": None if args.mesh is None else "texture-mesh"}
+    named = {option: name for option, name in named.items() if name is not None}
+    if len(named) > 1:
+        raise ValueError(f"{' and '.join(named)} each say which method runs: leave one out")
+    chosen = method(next(iter(named.values()), "dreammapping"))
     small = args.prior is None or card_of(args.prior).world
     tier = ("toy" if small else "paper") if args.tier is None else args.tier
     makers = {made_by(start).__name__.lower(): name for name, start in reversed(CHOICES["start"].items())}  # gaussians: points
     short = {"start": None if pictures else makers.get(args.scene, args.scene), "rule": args.rule,
              "rule.guidance": args.guidance, "steps": args.steps}
     given = [assignment(f"{path}={value}") for path, value in short.items() if value is not None]
+    given += [("start.file", args.mesh)] if args.mesh is not None else []
     given += [(f"{part}.prior", args.prior) for part in chosen.parts(tier) if args.prior is not None]
     changes = {}
     for path, value in [*given, *map(assignment, args.changes)]:
@@ -97,7 +102,7 @@ def methods(name: str | None) -> None:
 
     if name is None:
         for chosen in METHODS.values():
-            print(f"{chosen.name:20s}{' > '.join(chosen.toy):38s}{chosen.about}")
+            print(f"{chosen.name:22s}{' > '.join(chosen.toy):38s}{chosen.about}")
         return
     chosen = method(name)
     print(f"{chosen.about}\n{'--set':40s}{'toy':36s}paper")

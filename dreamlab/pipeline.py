@@ -23,8 +23,9 @@ from dreamlab.prompts import ViewPrompts
 from dreamlab.rules.base import Rule
 from dreamlab.scenes.base import Begin, Scene
 from dreamlab.scenes.growth import Growth
+from dreamlab.scenes.textured import read as read_mesh
 from dreamlab.schedules import Timesteps, constant
-from dreamlab.settings import chosen, describe, difference, options, owner, validate
+from dreamlab.settings import chosen, describe, difference, name_of, options, owner, validate
 from dreamlab.stage import Pixels, Rate, Stage, Step, Steps, Views, read, rgb, run
 from dreamlab.threads import sharing
 from dreamlab.toybox.dataset import backgrounds
@@ -254,9 +255,15 @@ def check_order(parts: dict[str, Part]) -> None:
                              "change it")
 
 
+def file_of(part: Part) -> str | None:
+    """The file that a part starts from; None where its start reads none."""
+    return options(part.start).get("file", (str, None))[1]
+
+
 @dataclass(frozen=True)
 class Asked:
-    """A method for one prompt and seed, with all settings; :meth:`Method.ask` makes it."""
+    """A method for one prompt and seed, with all settings; :meth:`Method.ask` makes it. A file that a part starts from is read
+    here once, so that whatever is wrong with it is found out before any work."""
 
     method: Method
     prompt: str
@@ -272,14 +279,19 @@ class Asked:
         if not self.prompt.isprintable():
             raise ValueError(f"the prompt {self.prompt[:60]!r} has characters that no file of results can hold: leave them out")
         check_order(self.parts)
+        for part in self.parts.values():
+            if (file := file_of(part)) is not None:
+                read_mesh(file)  # or it is said now why that cannot be
 
     def tag(self, name: str) -> str:
-        """A short name for a part's settings: what differs from the method's own, and the parts before it."""
+        """A short name for a part's settings: what differs from the method's own, what its file holds, and the parts before."""
         i = list(self.parts).index(name)
         own = self.method.parts(self.tier)[name]
         about = {"method": self.method.name, "version": self.method.version, "tier": self.tier, "part": name,
                  "prompt": self.prompt, "seed": self.seed, "differs": difference(describe(self.parts[name]), describe(own)),
                  "before": [self.tag(before) for before in list(self.parts)[:i]]}
+        if file := file_of(self.parts[name]):
+            about["file"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
 
     def settings(self, name: str) -> dict:
@@ -312,13 +324,28 @@ class Work:
     def checkpoint(self) -> Path | None:
         return self.home and self.home / "checkpoint.safetensors"
 
+    @property
+    def title(self) -> str:
+        i, n = self.place
+        return "distilling" if n == 1 else f"{self.name}, part {i} of {n}"
+
+    def schedule(self) -> str:
+        """What will be run, in a line: t at the first and at the last step, or [the least, the most] where it is drawn; and
+        what the prior is shown."""
+        stage = self.stage
+        ends = (stage.timesteps.bounds(step, stage.steps) for step in (0, max(stage.steps - 1, 0)))
+        t = [f"{low}" if low == high else f"[{low}, {high}]" for low, high in ends]
+        flat = stage.scene.dimensions == 2
+        shown = {"rgb": "colours"}.get(name_of(stage.look), name_of(stage.look))
+        size = "" if flat else f" of {stage.resolution} px"
+        return (f"{self.title}: t {' to '.join(dict.fromkeys(t))} in {stage.steps} steps, {shown} of {stage.views} "
+                f"{'picture' if flat else 'view'}{'s' * (stage.views > 1)}{size}, under {self.part.prior}")
+
     def run(self, every: int = 25, progress: bool = True) -> Iterator[Step]:
         """The steps that are left."""
-        i, n = self.place
         if self.home and not self.begun:
             self.stage.scene.save(self.home / "start.safetensors", tag=self.tag)
-        return run(self.stage, self.checkpoint, every, progress, self.tag,
-                   "distilling" if n == 1 else f"{self.name}, part {i} of {n}")
+        return run(self.stage, self.checkpoint, every, progress, self.tag, self.title)
 
 
 @checked

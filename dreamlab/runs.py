@@ -73,11 +73,13 @@ def go(item: Work, asked: Asked) -> None:
 
 
 def distil(item: Work, view: Solid, every: int = 25, quiet: bool = False) -> bool:
-    """Say what memory a part needs, and run what is left of it; returns whether it was gone on with. ValueError, before any
-    step, where the memory is not there."""
+    """Say what a part will run and what memory that needs, and run what is left of it; returns whether it was gone on with.
+    ValueError, before any step, where the memory is not there."""
     reached = read(item.checkpoint, tensors=False)[0] if item.checkpoint and item.checkpoint.exists() else None
     if reached is None or reached < item.stage.steps:
-        memory.announce(item.stage, view.memory, say=(lambda line: None) if quiet else say)
+        tell = (lambda line: None) if quiet else say
+        tell(item.schedule())
+        memory.announce(item.stage, view.memory, say=tell)
     steps, watched = item.run(every, progress=not quiet), item.home and not quiet
     try:
         if watched and reached is None:

@@ -168,13 +168,19 @@ def balanced(schedule: Schedule, t: Steps) -> Float[Tensor, "b"]:
     return (abar * (1 - abar)).sqrt()
 
 
+def alpha_sigma2(schedule: Schedule, t: Steps) -> Float[Tensor, "b"]:
+    """w = alpha_t sigma_t² = sqrt(abar_t) (1 - abar_t), Fantasia3D's for geometry (arXiv 2303.13873) in threestudio."""
+    abar = schedule.abar(t)
+    return abar.sqrt() * (1 - abar)
+
+
 def noise_to_signal(schedule: Schedule, t: Steps) -> Float[Tensor, "b"]:
     """w = sigma_t / alpha_t, LucidDreamer's; it turns a difference of noises into one of denoised samples."""
     abar = schedule.abar(t)
     return ((1 - abar) / abar).sqrt()
 
 
-WEIGHTS = {w.__name__: w for w in (one, sigma2, balanced, noise_to_signal)}
+WEIGHTS = {w.__name__: w for w in (one, sigma2, balanced, alpha_sigma2, noise_to_signal)}
 
 
 def dca_lambda(schedule: Schedule, t: Steps, cutoff: int = 300) -> Float[Tensor, "b"]:

@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from dreamlab import assets, atlas, cli, runs, scenes
-from dreamlab.assets import load_mesh, save_asset_viewer, save_glb, save_obj, save_stl
+from dreamlab import atlas, cli, meshfile, runs, scenes
+from dreamlab.assets import save_asset_viewer, save_glb, save_obj, save_stl
 from dreamlab.files import write_json
 from dreamlab.mesh import Mesh, watertight
+from dreamlab.meshfile import load_mesh
 from dreamlab.noise import seeded
 from dreamlab.scenes.base import Scene
 from dreamlab.scenes.gaussians import Gaussians, save_ply
@@ -121,7 +122,7 @@ def test_colours_at_vertices_are_linear_light(tetrahedron, tmp_path):
     colours = Glb(tmp_path / "mesh.glb")["COLOR_0"]
     assert colours[0].tolist() == pytest.approx([0.02 / 12.92, 0.0331048, 0.2140411], abs=1e-6)
     assert torch.equal(colours[1:], torch.eye(3))
-    assert torch.allclose(assets.display(assets.linear(mug_greys := torch.rand(50, 3))), mug_greys, atol=1e-6)
+    assert torch.allclose(meshfile.display(meshfile.linear(mug_greys := torch.rand(50, 3))), mug_greys, atol=1e-6)
 
 
 def facing(vertices, dark) -> int:
@@ -375,10 +376,10 @@ def test_nothing_is_no_mesh(tetrahedron, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=f"{name} (holds no triangles|cannot be read) "):
             load_mesh(tmp_path / name)
     save_glb(tetrahedron, tmp_path / "mesh.glb")
-    monkeypatch.setattr(assets, "MOST", 3)
+    monkeypatch.setattr(meshfile, "MOST", 3)
     with pytest.raises(ValueError, match="mesh.glb has 4 triangles, at most 3 are read: take fewer"):
         load_mesh(tmp_path / "mesh.glb")
-    monkeypatch.setattr(assets, "find_spec", lambda name: None)
+    monkeypatch.setattr(meshfile, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'trimesh is needed, which is not installed: pip install -e "\.\[export\]"'):
         load_mesh(tmp_path / "mesh.glb")
     assert trimesh

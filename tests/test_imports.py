@@ -12,7 +12,7 @@ PACKAGE = ROOT / "dreamlab"
 
 # A module may import from its own row and from the rows above it. The longest matching prefix places a module.
 ROWS = [
-    ["types", "files", "checks", "mesh", "atlas", "threads"],
+    ["types", "files", "checks", "mesh", "meshfile", "atlas", "threads"],
     ["noise", "schedules", "cameras", "prompts", "learner"],
     ["toybox.objects", "toybox.fakes", "toybox.render", "toybox.captions", "toybox.dataset"],  # the ground truth of all below
     ["priors", "render", "losses"],

@@ -15,6 +15,7 @@ from dreamlab.pipeline import Asked, Method, work
 from dreamlab.priors.diffusion import BUNDLED, DiffusionPrior
 from dreamlab.report import Solid
 from dreamlab.scenes.base import again
+from dreamlab.scenes.nerf import blob
 
 TWO = METHODS["field-to-gaussians"]
 SMALL = {f"field.{k}": v for k, v in {"steps": 4, "views": 1, "resolution": 16, "start.samples": 8, "rule": "SDS"}.items()} | {
@@ -208,6 +209,28 @@ def test_the_command_line_runs_parts_and_names_them(tmp_path, capsys, monkeypatc
     assert (folder / "gaussians/gaussians.ply").exists() and str(folder / "field/settings.json") in said.out
     assert main(["dream", "a red mug", "--method", "field-to-gaussians", "--steps", "3", "--out", str(tmp_path)]) == 2
     assert "'steps' names no setting of a part of field-to-gaussians, which are field, gaussians" in capsys.readouterr().err
+
+
+def test_a_part_says_what_it_will_run(prior, tmp_path, capsys, monkeypatch):
+    """In a line before its first step, whatever its timesteps: one t or a range, at both ends; quiet runs say nothing."""
+    flow, pictures = METHODS["dreamflow"], METHODS["text2image"].toy["pictures"]
+    start = partial(blob, levels=2, finest=32, hidden=8, samples=8)
+    parts = {name: flow.toy[name].set(start=start) for name in ("nerf", "texture")}
+    flat = {"pictures": pictures.set({"rule": "SDS", "timesteps": "DreamTime", "steps": 10})}
+    lines = [item.schedule() for ask in (
+        Method("two", "", parts, parts), Method("flat", "", flat, flat), METHODS["ball"]) for item in work(
+            ask.ask("a red mug", changes={"start.points": 60} if ask.name == "ball" else None), prior=prior)]
+    assert lines == [
+        "nerf, part 1 of 2: t 979 to 103 in 200 steps, colours of 4 views of 64 px, under toybox",
+        "texture, part 2 of 2: t 499 to 103 in 100 steps, colours of 4 views of 64 px, under toybox",
+        "distilling: t 980 to 429 in 10 steps, latents of 4 pictures, under toybox",
+        "distilling: t [20, 950] to [20, 300] in 200 steps, colours of 4 views of 64 px, under toybox"]
+    monkeypatch.setattr(Solid, "write", lambda self, folder: (self.keep(folder), ""))
+    runs.dream(ask(), tmp_path / "loud", prior=prior)
+    said = [line for line in capsys.readouterr().out.splitlines() if " t [" in line]
+    assert [line.split(":")[0] for line in said] == ["field, part 1 of 2", "gaussians, part 2 of 2"]
+    runs.measure(ask(), tmp_path / "quiet")
+    assert " steps, " not in capsys.readouterr().out
 
 
 def test_methods_that_cannot_be_are_named():

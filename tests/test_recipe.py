@@ -5,14 +5,16 @@ from functools import partial
 
 import pytest
 import torch
+from zoo import pyramid
 
 from dreamlab import losses
 from dreamlab.cameras import LucidOrbit, Orbit, orbit
-from dreamlab.losses import Smooth
+from dreamlab.losses import Smooth, Surface
 from dreamlab.methods import METHODS
-from dreamlab.methods.baselines import BASELINES
+from dreamlab.methods.baselines import BASELINES, WITH_MESH
 from dreamlab.methods.dreammapping import PAPER
 from dreamlab.noise import Schedule, seeded
+from dreamlab.pipeline import work
 from dreamlab.priors.base import Prior
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.prompts import Prompt, ViewPrompts, perp_weights
@@ -248,6 +250,47 @@ def test_every_method_takes_a_step_at_toy_size(name, prior, toy):
     before = {k: v.detach().clone() for k, v in plan.scene.parameters().items()}
     step, = run(plan, progress=False)
     assert step.grad_norm > 0 and any(not torch.equal(v, before[k]) for k, v in plan.scene.parameters().items())
+
+
+SMALL = {"start.levels": 2, "start.finest": 32, "start.hidden": 8, "start.samples": 16, "start.cells": 14}
+
+
+@pytest.mark.parametrize("name, tier", [(method.name, tier) for method in WITH_MESH for tier in ("toy", "paper")])
+def test_methods_with_a_mesh_go_from_part_to_part_in_both_tiers(name, tier, prior):
+    """At a small size and under the toybox's prior; each part moves what it has rates for, and nothing else."""
+    method, changes = METHODS[name], {}
+    for at, part in method.parts(tier).items():
+        small = {path: value for path, value in SMALL.items() if path.split(".")[1] in options(part.start)}
+        small |= {"prior": "toybox", "steps": 1, "views": 2, "resolution": 16, "cameras": "Orbit"}
+        small |= {"start.file": pyramid()} if "file" in options(part.start) else {}
+        changes |= {f"{at}.{path}": value for path, value in small.items()}
+    seen = []
+    for item in work(method.ask("a red mug", tier, changes=changes), prior=prior):
+        before = {k: v.detach().clone() for k, v in item.stage.scene.parameters().items()}
+        step, = item.run(progress=False)
+        moved = {k.split(".")[0] for k, v in item.stage.scene.parameters().items() if not torch.equal(v, before[k])}
+        assert step.grad_norm > 0 and moved == item.part.rates.keys(), (item.name, moved)
+        seen.append(item.name)
+    assert seen == list(method.paper)
+
+
+def test_methods_with_a_mesh_have_the_published_numbers():
+    """threestudio's: guidance 100 is 101 here; t jumps at step 5000."""
+    parts = {(m.name, at): part for m in WITH_MESH for at, part in m.paper.items()}
+    read = {key: (name_of(p.rule), p.rule.keywords["guidance"], p.rule.keywords["weight"].__name__,
+                  *(p.timesteps.t_max(step, p.steps) for step in (4999, 5000)), p.steps, p.resolution, name_of(p.look))
+            for key, p in parts.items()}
+    assert read == {
+        ("magic3d", "nerf"): ("SDS", 101, "one", 980, 980, 10_000, 64, "rgb"),
+        ("magic3d", "refine"): ("SDS", 101, "sigma2", 500, 500, 5000, 512, "rgb"),
+        ("fantasia3d", "geometry"): ("SDS", 101, "alpha_sigma2", 500, 500, 10_000, 512, "normals"),
+        ("fantasia3d", "texture"): ("SDS", 101, "sigma2", 500, 500, 5000, 512, "rgb"),
+        ("prolificdreamer-mesh", "nerf"): ("VSD", 7.5, "sigma2", 980, 500, 25_000, 64, "rgb"),
+        ("prolificdreamer-mesh", "geometry"): ("SDS", 101, "sigma2", 980, 500, 15_000, 512, "normals"),
+        ("prolificdreamer-mesh", "texture"): ("VSD", 7.5, "sigma2", 980, 500, 30_000, 512, "rgb"),
+        ("texture-mesh", "texture"): ("SDS", 101, "sigma2", 500, 500, 5000, 512, "rgb")}
+    assert parts["magic3d", "refine"].regularise == Surface(1e4, 0.0)
+    assert parts["prolificdreamer-mesh", "geometry"].regularise == Surface(1e4, 1e4)
 
 
 def test_the_whole_recipe_runs_at_a_small_size(tmp_path, prior, toy):

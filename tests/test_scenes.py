@@ -6,6 +6,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from voxels import Voxels, voxels
+from zoo import pyramid
 
 from dreamlab import export, memory, pipeline, scenes
 from dreamlab.cameras import ring
@@ -21,7 +22,9 @@ from dreamlab.toybox.render import render as render_truth
 
 SMALL = {"points": {"prior": "toybox", "points": 60}, "ball": {"points": 60}, "surface": {"points": 60, "of": "first"},
          "blob": {"levels": 2, "finest": 32, "hidden": 8, "samples": 8, "radius": 0.85}, "latents": {"pictures": 2},
-         "pixels": {"pictures": 2}, "again": {"of": "first"}, "voxels": {"side": 8}}
+         "pixels": {"pictures": 2}, "again": {"of": "first"}, "voxels": {"side": 8},
+         "sphere": {"cells": 12, "levels": 2, "finest": 32, "hidden": 8},
+         "given": {"file": pyramid(), "levels": 2, "finest": 32, "hidden": 8}}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,6 +10,7 @@ from dreamlab.schedules import (
     Exponential,
     Grid,
     Uniform,
+    alpha_sigma2,
     balanced,
     dca_lambda,
     noise_to_signal,
@@ -188,7 +189,15 @@ def test_weights():
     torch.testing.assert_close(one(SCHEDULE, t), torch.ones(3))
     torch.testing.assert_close(sigma2(SCHEDULE, t), one_minus_abar, **close)
     torch.testing.assert_close(balanced(SCHEDULE, t) ** 2, one_minus_abar * (1 - one_minus_abar), **close)
+    torch.testing.assert_close(alpha_sigma2(SCHEDULE, t) ** 2, one_minus_abar**2 * (1 - one_minus_abar), **close)
     torch.testing.assert_close(noise_to_signal(SCHEDULE, t), torch.tensor([0.0292, 0.833, 14.615]), **close)
+
+
+def test_fantasias_weight_is_greatest_where_a_third_is_signal():
+    """d/da sqrt(a) (1 - a) = 0 at a = 1/3, where it is 2 / sqrt(27); it goes to 0 at both ends."""
+    w = alpha_sigma2(SCHEDULE, torch.arange(1000))
+    torch.testing.assert_close(w.max(), torch.tensor(2 / 27**0.5), atol=1e-5, rtol=0)
+    assert abs(SCHEDULE.alphas_cumprod[w.argmax()] - 1 / 3) < 1e-3 and w[0] < 1e-3 and w[-1] < 0.1
 
 
 def test_dca_on_both_sides_of_the_cutoff():

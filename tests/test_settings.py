@@ -3,6 +3,7 @@ import hashlib
 from functools import cache, partial
 
 import pytest
+from zoo import pyramid
 
 from dreamlab.cameras import LucidOrbit, ring
 from dreamlab.learner import Adam
@@ -83,7 +84,8 @@ def plan(part: Part) -> dict:
 
 
 SMALL = {"points": {"start.points": 60}, "ball": {"start.points": 60}, "blob": {"start.samples": 8, "start.levels": 3},
-         "latents": {"start.pictures": 2}, "pixels": {"start.pictures": 2}}
+         "latents": {"start.pictures": 2}, "pixels": {"start.pictures": 2},
+         "given": {"start.file": pyramid(), "start.levels": 3}}
 
 
 def small(name: str) -> Part:

@@ -1,6 +1,8 @@
 """The six priors that every rule must work on, inputs for them, and a rule for each of them by name."""
+import tempfile
 from copy import copy
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -153,3 +155,24 @@ def again(owner, **fields):
     vars(other).update(fields)
     other.__post_init__()
     return other
+
+
+# A pyramid without its base, red but for a blue tip: somebody's mesh, which need not be watertight. In the OBJ's axes, y up
+PYRAMID = """v 1 0 1 1 0 0
+v 1 0 -1 1 0 0
+v -1 0 -1 1 0 0
+v -1 0 1 1 0 0
+v 0 1.5 0 0 0 1
+f 1 2 5
+f 2 3 5
+f 3 4 5
+f 4 1 5
+"""
+
+
+@cache
+def pyramid() -> str:
+    """Where a file of it is."""
+    path = Path(tempfile.mkdtemp()) / "pyramid.obj"
+    path.write_text(PYRAMID)
+    return str(path)

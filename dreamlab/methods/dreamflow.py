@@ -17,7 +17,8 @@ from dreamlab.prompts import ViewPrompts
 from dreamlab.rules import APFO
 from dreamlab.scenes.base import own
 from dreamlab.scenes.nerf import blob
-from dreamlab.scenes.tets import nerf_to_tets, shape, texture
+from dreamlab.scenes.tets import nerf_to_tets, shape
+from dreamlab.scenes.textured import texture
 from dreamlab.schedules import Cosine, Grid
 from dreamlab.stage import normals
 from dreamlab.toybox.dataset import backgrounds

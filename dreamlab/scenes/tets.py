@@ -1,14 +1,14 @@
 """A mesh that learns: signed distances on a grid, of which marching tetrahedra makes a surface at every step (DMTet, arXiv
-2111.04276), and a texture field over it. How it begins: from a radiance field, from points, or from a mesh of a file."""
+2111.04276), and a texture over it. How it begins: as a ball, from a radiance field, or from the shape of a points prior."""
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreamlab.cameras import Cameras, ring
-from dreamlab.checks import Count, Name, Positive, Range, checked, finite
+from dreamlab.checks import Count, Inside, Name, Positive, Range, checked, finite
 from dreamlab.mesh import (
     Faces,
     Mesh,
@@ -18,51 +18,46 @@ from dreamlab.mesh import (
     lattice,
     marching_tetrahedra,
     sample,
-    vertex_normals,
 )
 from dreamlab.priors.points import load_points
-from dreamlab.render.mesh import antialias, rasterize
-from dreamlab.scenes.base import Begin, Scene
+from dreamlab.render.mesh import rasterize
+from dreamlab.scenes.base import Begin
 from dreamlab.scenes.nerf import HashGrid, NeRF
+from dreamlab.scenes.textured import Painted, draw, fit_colours, texture_grid
 from dreamlab.types import Render
 
 Cells = Annotated[int, Range(4, 512)]
 MOST = 0.45  # of a cell: how far a corner of the grid may move along each axis
 
 
-class Tets(Scene):
-    """The surface where ``sdf`` = 0 on a grid of n³ corners over ``box``, coloured by a hash grid and a small network.
+class Tets(Painted):
+    """The surface where ``sdf`` = 0 on a grid of n³ corners over ``box``, under a texture.
 
     sdf = ``start`` + ``sdf`` blurred by one cell: what is learnt is smooth, as a blurred gradient is. Corners move by at most
-    0.45 of a cell, 0.45 tanh(``offsets``). The corners on the border are held outside, so the surface is always closed. Colour
-    is sigmoid(MLP(grid(x))) in the cube of ``radius``, unlit. With ``frozen`` the surface is made once, without its floaters
-    (:func:`dreamlab.mesh.large`), and only the texture learns. ValueError for a grid that is not n³, and for a render with
-    gradients where there is no surface left.
+    0.45 of a cell, 0.45 tanh(``offsets``). The corners on the border are held outside, so the surface is always closed.
+    ValueError for a grid that is not n³, and for a render with gradients where there is no surface left.
     """
 
-    rates = {"sdf": 1.5e-3, "offsets": 1e-2, "grid": 1e-2, "color": 1e-3}
-    meshed = True
+    rates = {"sdf": 1.5e-3, "offsets": 1e-2} | Painted.rates
 
     @checked
     def __init__(self, start: Float[Tensor, "n n n"], box: Float[Tensor, "2 3"], grid: HashGrid | None = None,
-                 hidden: Count = 32, radius: Positive = 1.0, frozen: bool = False, generator: torch.Generator | None = None):
+                 hidden: Count = 32, radius: Positive = 1.0, generator: torch.Generator | None = None):
         finite(start, "the signed distances to begin with have", "begin with another shape")
-        self.radius, self.hidden, self.frozen, self.box = radius, hidden, frozen, box.detach().clone()
-        self.grid = grid or HashGrid(generator=generator)
-        n = sum(table.shape[1] for table in self.grid.tables)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)) if generator else 0)
-            self.mlp = nn.Sequential(nn.Linear(n, hidden), nn.ReLU(), nn.Linear(hidden, 3))
+        super().__init__(grid, hidden, radius, generator)
+        self.box = box.detach().clone()
         self.shape = {"start": start.detach().clone(), "sdf": torch.zeros_like(start),
                       "offsets": start.new_zeros(*start.shape, 3)}
         for leaf in self.shape.values():
-            leaf.requires_grad_(not frozen)
-        self._made: tuple[Vertices, Faces] | None = None
+            leaf.requires_grad_()
 
     def parameters(self) -> dict[str, Tensor]:
         """``start``, ``sdf``, ``offsets``; the texture's ``grid.LEVEL`` and ``color.*``."""
-        texture = {f"grid.{i}": table for i, table in enumerate(self.grid.tables)}
-        return self.shape | texture | {f"color.{name}": p for name, p in self.mlp.named_parameters()}
+        return self.shape | super().parameters()
+
+    @staticmethod
+    def body(config: dict, leaves: dict[str, Tensor]) -> tuple[Float[Tensor, "n n n"], Float[Tensor, "2 3"]]:
+        return leaves["start"], torch.tensor(config["box"])
 
     def distances(self) -> Float[Tensor, "n n n"]:
         """The signed distances at the corners, about in world units, negative inside."""
@@ -77,12 +72,8 @@ class Tets(Scene):
         return within(box, n) + (box[1] - box[0]) / (n - 1) * MOST * self.shape["offsets"].tanh()
 
     def surface(self) -> tuple[Vertices, Faces]:
-        """Vertices, with gradients unless it is ``frozen``, and faces."""
-        if not self.frozen:
-            return marching_tetrahedra(self.distances(), self.places())
-        if self._made is None:
-            self._made = clean(*marching_tetrahedra(self.distances(), self.places()))
-        return self._made
+        """Vertices, with gradients, and faces."""
+        return marching_tetrahedra(self.distances(), self.places())
 
     @torch.no_grad()
     def mesh(self) -> Mesh:
@@ -90,53 +81,14 @@ class Tets(Scene):
         vertices, faces = clean(*self.surface())
         return Mesh(vertices, faces, self.paint(vertices))
 
-    def paint(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-        """Colour at places, in [0, 1]."""
-        return self.mlp(self.grid((points / self.radius + 1) / 2)).sigmoid()
-
     def render(self, cameras: Cameras, resolution: int, background: Tensor, generator: torch.Generator | None = None) -> Render:
-        """Square images of ``resolution`` pixels over ``background`` (3,) or (B, 3); nothing here is random."""
         vertices, faces = self.surface()
         if not len(faces) and torch.is_grad_enabled():
             raise ValueError("no surface is left to draw: begin with a larger shape, or lower the rate of sdf")
         return draw(vertices, faces, self.paint, cameras, resolution, background)
 
     def config(self) -> dict:
-        return {"box": self.box.tolist(), "radius": self.radius, "hidden": self.hidden, "frozen": self.frozen,
-                "grid": self.grid.config}
-
-    @classmethod
-    def rebuild(cls, config: dict, leaves: dict[str, Tensor], prior=None) -> "Tets":
-        throwaway = torch.Generator().manual_seed(0)  # the leaves are written over
-        scene = cls(leaves["start"], torch.tensor(config["box"]), HashGrid(**config["grid"], generator=throwaway),
-                    config["hidden"], config["radius"], config["frozen"], throwaway)
-        scene.grid.to(leaves["start"].device)
-        scene.mlp.to(leaves["start"].device)
-        scene.load_state_dict(leaves)
-        return scene
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        super().load_state_dict(state)
-        self._made = None
-
-    def count(self) -> dict[str, int]:
-        return {"faces": len(self.surface()[1])}
-
-
-def draw(vertices: Vertices, faces: Faces, paint, cameras: Cameras, resolution: int, background: Tensor) -> Render:
-    """A mesh under a function ``paint(points (n, 3)) -> rgb (n, 3)``: colour, coverage, depth, and world normals times
-    coverage, smooth over the faces, all with silhouettes drawn by area."""
-    seen = rasterize(vertices, faces, cameras, resolution)
-    hit = (seen.face >= 0)[..., None]
-    looked = seen.interpolate(torch.cat([vertices, vertex_normals(vertices, faces)], 1))
-    places, normals = looked.split(3, -1)
-    rgb = torch.zeros_like(places).masked_scatter(hit, paint(places[hit[..., 0]]))
-    forward = cameras.viewmats.to(places)[:, None, None, 2]
-    depth = ((places * forward[..., :3]).sum(-1, keepdim=True) + forward[..., 3:]) * hit
-    image = antialias(torch.cat([rgb, hit.to(rgb), depth, F.normalize(normals, dim=-1)], -1), seen)
-    rgb, alpha, depth, normals = image.split([3, 1, 1, 3], -1)
-    behind = background.to(rgb).reshape(-1, 1, 1, 3)
-    return Render(rgb + (1 - alpha) * behind, alpha, depth / alpha.clamp(min=1e-10), normals)
+        return super().config() | {"box": self.box.tolist()}
 
 
 def clean(vertices: Vertices, faces: Faces) -> tuple[Float[Tensor, "u 3"], Int[Tensor, "g 3"]]:
@@ -191,28 +143,6 @@ def tight(inside: Bool[Tensor, "n n n"], places: Float[Tensor, "n n n 3"], margi
     return torch.stack([low, high]) + torch.tensor([[-1.0], [1.0]]) * margin * (high - low)
 
 
-def fit_colours(scene: Tets, points: Float[Tensor, "n 3"], colours: Float[Tensor, "n 3"], generator: torch.Generator,
-                steps: int = 200) -> None:
-    """Teach the texture the colours of some points, by Adam on their mean square error."""
-    leaves = {name: leaf for name, leaf in scene.parameters().items() if name.split(".")[0] in ("grid", "color")}
-    optimiser = torch.optim.Adam([{"params": [leaf], "lr": 1e-2} for leaf in leaves.values()])
-    for _ in range(steps):
-        some = torch.randint(len(points), (2048,), generator=generator).to(points.device)
-        with torch.enable_grad():
-            loss = (scene.paint(points[some]) - colours[some]).square().mean()
-            found = torch.autograd.grad(loss, list(leaves.values()))
-        for leaf, gradient in zip(leaves.values(), found, strict=True):
-            leaf.grad = gradient
-        optimiser.step()
-    for leaf in leaves.values():
-        leaf.grad = None
-
-
-def texture_grid(levels: int, finest: int, generator: torch.Generator) -> HashGrid:
-    """A hash grid from 16 cells a side to ``finest``."""
-    return HashGrid(levels, growth=(finest / 16) ** (1 / max(levels - 1, 1)), generator=generator)
-
-
 @torch.no_grad()
 def level(scene: NeRF, n: int = 48) -> float:
     """The density whose surface has the silhouette that the field shows (alpha > 1/2): of twelve levels from 0.5 to 30, the one
@@ -226,6 +156,14 @@ def level(scene: NeRF, n: int = 48) -> float:
         shown = rasterize(*marching_tetrahedra(value - density, places), cameras, 64).face >= 0
         found[value] = ((shown & alpha).sum() / (shown | alpha).sum().clamp(min=1)).item()
     return max(found, key=found.get)
+
+
+def sphere(begin: Begin, *, radius: Inside = 0.5, cells: Cells = 128, levels: Annotated[int, Range(1, 24)] = 16,
+           finest: Annotated[int, Range(16, 2**16)] = 4096, hidden: Annotated[int, Range(1, 256)] = 64) -> Tets:
+    """A ball of that ``radius`` in the middle of the cube from -1 to 1, of no colour in particular."""
+    box = torch.tensor([[-1.0] * 3, [1.0] * 3])
+    return Tets(within(box, cells + 1).norm(dim=-1) - radius, box, texture_grid(levels, finest, begin.generator), hidden,
+                generator=begin.generator)
 
 
 @torch.no_grad()
@@ -270,9 +208,3 @@ def shape(begin: Begin, *, prior: Name = "shap-e", cells: Cells = 128, levels: A
                  generator=begin.generator)
     fit_colours(scene, points, colours, begin.generator)
     return scene
-
-
-def texture(begin: Begin, *, of: str = "") -> Tets:
-    """What the part ``of`` has made, its surface kept as it is: only the texture learns."""
-    made = begin.earlier(of)
-    return Tets.rebuild(made.config() | {"frozen": True}, made.state_dict())
