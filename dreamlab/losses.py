@@ -108,7 +108,7 @@ class Surface:
 
     def check(self, scene) -> None:
         """ValueError for a scene without a surface of its own that learns."""
-        if "sdf" not in scene.parameters():
+        if (leaf := scene.parameters().get("sdf")) is None or not leaf.requires_grad:
             raise ValueError(f"regularise = Surface smooths the mesh of a Tets, got a {type(scene).__name__}: leave it out")
 
     def __call__(self, scene, render: Render) -> Float[Tensor, ""]:

@@ -121,6 +121,8 @@ class Stage:
                              f"{type(self.scene).__name__}")
         if unknown := self.rates.keys() - leaves.keys():
             raise ValueError(f"rates name {sorted(unknown)}, and the scene has only {sorted(leaves)}: rename or remove them")
+        if still := [name for name in self.rates if not leaves[name].requires_grad]:
+            raise ValueError(f"rates name {still}, which this {type(self.scene).__name__} keeps as they are: remove them")
         check_leaves(self.scene)
         has = any(name.startswith("background.") for name in leaves)
         if has != (self.background is own):

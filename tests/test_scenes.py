@@ -24,7 +24,9 @@ SMALL = {"points": {"prior": "toybox", "points": 60}, "ball": {"points": 60}, "s
          "blob": {"levels": 2, "finest": 32, "hidden": 8, "samples": 8, "radius": 0.85}, "latents": {"pictures": 2},
          "pixels": {"pictures": 2}, "again": {"of": "first"}, "voxels": {"side": 8},
          "sphere": {"cells": 12, "levels": 2, "finest": 32, "hidden": 8},
-         "given": {"file": pyramid(), "levels": 2, "finest": 32, "hidden": 8}}
+         "given": {"file": pyramid(), "levels": 2, "finest": 32, "hidden": 8},
+         "nerf_to_tets": {"of": "field", "cells": 10}, "texture": {"of": "mesh"},
+         "shape": {"prior": "toybox", "cells": 10, "levels": 2, "finest": 32, "hidden": 8}}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,9 +43,10 @@ def prior():
 
 
 def make(name, prior, seed=0):
-    """A small scene that begins so; an earlier part made a ball."""
+    """A small scene that begins so; earlier parts made a ball, a field and a mesh."""
     def earlier(name):
-        return STARTS["ball"](Begin("a red mug", prior, stream(seed, "ball"), pipeline.alone), points=60)
+        start = {"first": "ball", "field": "blob", "mesh": "shape"}[name]
+        return STARTS[start](Begin("a red mug", prior, stream(seed, start), pipeline.alone), **SMALL[start])
 
     return STARTS[name](Begin("a red mug", prior, stream(seed, "start"), earlier), **SMALL[name])
 
@@ -78,6 +81,9 @@ def test_renders_are_finite_and_within_range(name, prior):
 def test_gradients_reach_every_leaf(name, prior):
     scene = make(name, prior)
     leaves = scene.parameters()
+    if name == "texture":  # keeps the surface as it is
+        leaves = {k: leaf for k, leaf in leaves.items() if k not in ("start", "sdf", "offsets") or leaf.requires_grad}
+        assert {k.split(".")[0] for k in leaves} == {"grid", "color"} == scene.rates.keys()
     assert all(leaf.is_leaf and leaf.requires_grad for leaf in leaves.values())
     looked = scene.latent() if "latents" in leaves else shown(scene).rgb
     grads = torch.autograd.grad((looked * torch.rand(looked.shape)).sum(), list(leaves.values()))
@@ -118,7 +124,7 @@ def test_it_is_distilled_measured_for_memory_and_gone_on_with(name, prior, tmp_p
         part, = method.toy.values()
         part = part.set({"rule": "SDS", "steps": 3} | ({} if name in ("latents", "pixels") else {"resolution": 24, "views": 2}))
         begun = make(name, prior)
-        return part.set(rates=type(begun).rates if name not in ("latents", "pixels") else part.rates,
+        return part.set(rates=begun.rates if name not in ("latents", "pixels") else part.rates,
                         start=type(part.start)(STARTS[name], **SMALL[name])).build("a red mug", prior, begun=begun)
 
     plan = stage()

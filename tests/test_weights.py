@@ -18,7 +18,7 @@ from dreamlab.files import Refused, check_weights, load_weights
 from dreamlab.methods import METHODS
 from dreamlab.noise import seeded
 from dreamlab.priors import diffusion
-from dreamlab.priors.diffusion import BUNDLED, MODELS, DiffusionPrior
+from dreamlab.priors.diffusion import ADAPTER, BUNDLED, MODELS, DiffusionPrior
 from dreamlab.priors.points import BUNDLED as POINTS
 from dreamlab.priors.points import load_points
 from dreamlab.scenes.gaussians import Gaussians, load_ply, save_ply
@@ -72,6 +72,13 @@ def part_of_prior(part, half=False, kind="toybox"):
             for file in list(folder.glob("*/*.safetensors")):
                 file.rename(file.with_suffix(".fp16.safetensors"))
         return folder / part / f"{MODELS[part]}{'.fp16' * half}.safetensors", lambda: DiffusionPrior.load(folder)
+    return make
+
+
+def adapter(kind):
+    def make(tmp_path, request):
+        folder = shutil.copytree(BUNDLED[kind], tmp_path / "adapter")
+        return folder / ADAPTER, lambda: DiffusionPrior.load(folder)
     return make
 
 
@@ -136,6 +143,7 @@ LOADERS = {
     **{f"prior {part}": part_of_prior(part) for part in ("unet", "vae", "text_encoder")},
     **{f"refiner {part}": part_of_prior(part, kind="refiner") for part in ("unet", "vae", "text_encoder_2")},
     "prior half": part_of_prior("text_encoder", half=True), "refiner half": part_of_prior("text_encoder_2", True, "refiner"),
+    "normals": adapter("toybox-normals"), "toybox refiner": adapter("toybox-refiner"),
     "shap-e prior": part_of_shap_e("prior", "diffusion_pytorch_model"), "shap-e text": part_of_shap_e("text_encoder", "model"),
     "shap-e renderer": part_of_shap_e("shap_e_renderer", "diffusion_pytorch_model"), "points": points, "judge": judge,
     "views": views, "exhibits": exhibits, "trained vae": trained_vae, "gaussians": scene(ball, Gaussians.load),

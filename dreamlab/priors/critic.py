@@ -93,11 +93,15 @@ class IdentityCritic(Critic):
     """D_phi(x_t) = x: the renders as they are, each for itself. With it a rule with a critic is SDS, with the rule's own weight
     and timesteps; DreamFlow's for normal maps, as ProlificDreamer's. It learns nothing."""
 
+    x: Tensor | None = None
+
     def fit(self, x, t, eps, cond, camera=None, pull=0.0):
         self.x, self.fits = x.detach().clone(), self.fits + 1
         return x.new_zeros(())
 
     def eps(self, x_t, t, cond, camera=None):
+        if self.x is None:
+            raise ValueError("the identity critic has no renders yet: call fit(x, ...) first")
         return self.prior.schedule.eps_from_x0(x_t, self.x, t)
 
 

@@ -280,6 +280,8 @@ class DiffusionPrior(Prior):
         source, card = str(BUNDLED.get(str(name), name)), card_of(name)
         dtype = dtype or (torch.float16 if torch.device(device).type == "cuda" else torch.float32)
         if card.base is not None:
+            if card_of(card.base).base is not None:
+                raise Refused(f"{source} is an adapter of {card.base!r}, which is one itself: name a whole prior as its base")
             return cls.load(card.base, device, dtype).adapt(Path(source), card)
         mend = "install dreamlab again" if str(name) in BUNDLED else "put back what is missing, as the hub has it"
         try:
@@ -323,7 +325,8 @@ class DiffusionPrior(Prior):
         layers = dict(self.unet.named_modules())
         for name in {key.partition(".lora_")[0] for key in found} & layers.keys():
             out, *rest = layers[name].weight.shape
-            like |= {f"{name}.lora_A.weight": (None, *rest), f"{name}.lora_B.weight": (out, None, *[1] * len(rest[1:]))}
+            rank = len(found.get(f"{name}.lora_A.weight", [])) or None
+            like |= {f"{name}.lora_A.weight": (rank, *rest), f"{name}.lora_B.weight": (out, rank, *[1] * len(rest[1:]))}
         check_weights(file, found, like, mend)
         with quiet():
             self.unet.load_lora_adapter(found, prefix=None)

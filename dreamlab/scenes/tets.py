@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dreamlab.cameras import Cameras, ring
-from dreamlab.checks import Count, Inside, Name, Positive, Range, checked, finite
+from dreamlab.checks import Count, Inside, Name, Positive, Range, checked
 from dreamlab.mesh import (
     Faces,
     Mesh,
@@ -28,6 +28,7 @@ from dreamlab.types import Render
 
 Cells = Annotated[int, Range(4, 512)]
 MOST = 0.45  # of a cell: how far a corner of the grid may move along each axis
+EMPTY = "the shape to begin with is empty: give the part before it more steps, or begin with another shape"
 
 
 class Tets(Painted):
@@ -43,7 +44,6 @@ class Tets(Painted):
     @checked
     def __init__(self, start: Float[Tensor, "n n n"], box: Float[Tensor, "2 3"], grid: HashGrid | None = None,
                  hidden: Count = 32, radius: Positive = 1.0, generator: torch.Generator | None = None):
-        finite(start, "the signed distances to begin with have", "begin with another shape")
         super().__init__(grid, hidden, radius, generator)
         self.box = box.detach().clone()
         self.shape = {"start": start.detach().clone(), "sdf": torch.zeros_like(start),
@@ -111,7 +111,7 @@ def signed(occupancy: Float[Tensor, "n n n"], places: Float[Tensor, "n n n 3"]) 
     points of that surface, floaters left out. ValueError where there is none."""
     vertices, faces = clean(*marching_tetrahedra(-occupancy, places))
     if not len(faces):
-        raise ValueError("the shape to begin with is empty: give the part before it more steps, or begin with another shape")
+        raise ValueError(EMPTY)
     points, _ = sample(Mesh(vertices, faces, vertices), 8000, torch.Generator().manual_seed(0))
     far = torch.cat([torch.cdist(some, points).amin(1) for some in places.reshape(-1, 3).split(4096)]).view(occupancy.shape)
     return torch.where(occupancy > 0, -far, far)
@@ -137,10 +137,13 @@ def within(box: Float[Tensor, "2 3"], corners: int) -> Float[Tensor, "n n n 3"]:
 
 
 def tight(inside: Bool[Tensor, "n n n"], places: Float[Tensor, "n n n 3"], margin: float = 0.1) -> Float[Tensor, "2 3"]:
-    """The box of the places that are inside, and a ``margin`` of its sides around it (GeoDream's 10 %, official code)."""
-    found = places[inside]
+    """The box of the places that are inside, and around it a ``margin`` of its sides (GeoDream's 10 %, official code), or one
+    cell, up to which the surface may be farther out. ValueError where nothing is inside."""
+    if not inside.any():
+        raise ValueError(EMPTY)
+    found, cell = places[inside], places[1, 1, 1] - places[0, 0, 0]
     low, high = found.amin(0), found.amax(0)
-    return torch.stack([low, high]) + torch.tensor([[-1.0], [1.0]]) * margin * (high - low)
+    return torch.stack([low, high]) + torch.tensor([[-1.0], [1.0]]) * torch.maximum(margin * (high - low), cell)
 
 
 @torch.no_grad()
@@ -173,6 +176,8 @@ def nerf_to_tets(begin: Begin, *, of: str = "", cells: Cells = 128) -> Tets:
     The density's level is :func:`level`'s; a first pass over a coarse grid finds the box, a second one the surface in it.
     """
     field = begin.earlier(of)
+    if not hasattr(field, "density"):
+        raise ValueError(f"start.of names a part that made a NeRF, got {of!r}, which made a {type(field).__name__}: change it")
     leaves, value = field.state_dict(), level(field)
     device = next(iter(leaves.values())).device
 
@@ -181,9 +186,7 @@ def nerf_to_tets(begin: Begin, *, of: str = "", cells: Cells = 128) -> Tets:
                          ).view(places.shape[:3]) - value
 
     coarse = lattice(48, field.radius)
-    if not (found := inside(coarse) > 0).any():
-        raise ValueError(f"the part {of!r} shows nothing to make a mesh of: give it more steps")
-    places = within(box := tight(found, coarse), cells + 1)
+    places = within(box := tight(inside(coarse) > 0, coarse), cells + 1)
     scene = Tets(signed(inside(places), places), box, HashGrid(**field.grid.config, generator=begin.generator), field.hidden,
                  field.radius, generator=begin.generator).to(device)
     for name, leaf in scene.parameters().items():
