@@ -50,7 +50,7 @@ def project(vertices: Vertices, cameras: Cameras, resolution: int) -> Float[Tens
     return torch.cat([seen[..., :2] / z.clamp(min=NEAR) * K[:, :1, :1] + K[:, None, :2, 2], z], -1)
 
 
-def weigh(corners: Float[Tensor, "n 3 3"], centres: Float[Tensor, "n 2"]) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n"]]:
+def weigh(corners: Float[Tensor, "n 3 _"], centres: Float[Tensor, "n 2"]) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n"]]:
     """Twice the area of each of the three triangles that a point makes with two corners, and of the whole, on the screen."""
     x, y = (corners[..., :2] - centres[:, None]).unbind(-1)
     w = x.roll(-1, 1) * y.roll(-2, 1) - x.roll(-2, 1) * y.roll(-1, 1)
