@@ -319,6 +319,7 @@ class Work:
     place: tuple[int, int]  # which part of how many
     begun: bool  # whether its start lies in the folder already
     files: dict[str, str]
+    last: bool = True  # of those that are run
 
     @property
     def checkpoint(self) -> Path | None:
@@ -373,7 +374,8 @@ def work(asked: Asked, folder: Path | None = None, until: str | None = None, pri
         scene = made[name]
         return scene.rebuild(scene.config(), {k: leaf.clone() for k, leaf in scene.state_dict().items()}, prior)
 
-    for i, name in enumerate(names[:None if until is None else names.index(until) + 1]):
+    last = until or names[-1]
+    for i, name in enumerate(names[:names.index(last) + 1]):
         part, tag, home = asked.parts[name], asked.tag(name), folder if folder is None else asked.home(folder, name)
         begun = None
         if home:
@@ -389,7 +391,7 @@ def work(asked: Asked, folder: Path | None = None, until: str | None = None, pri
         if home and (start := home / "start.safetensors").exists() and scenes.notes(start).get("tag") == tag:
             begun = scenes.load(start, prior)
         stage = part.build(asked.prompt, prior, asked.seed if i == 0 else subseed(asked.seed, name) % 10**11, earlier, begun)
-        item = Work(name, part, tag, stage, home, (i + 1, len(names)), begun is not None, {})
+        item = Work(name, part, tag, stage, home, (i + 1, len(names)), begun is not None, {}, name == last)
         yield item
         if home:
             stage.scene.save(home / "scene.safetensors", tag=tag, files=item.files)

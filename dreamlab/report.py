@@ -85,14 +85,14 @@ class Solid:
         return against_truth(self.scene, self.prompt) if self.known else {}
 
     @torch.no_grad()
-    def write(self, folder: Path) -> tuple[dict[str, str], str]:
-        """Everything, into a folder: what each file is, and what was measured in a sentence."""
-        orbit, side = ring(36, radius=2.6), max(256, self.stage.resolution)
-        frames = torch.cat([self.scene.render(orbit[i : i + 1], side, WHITE).rgb.cpu() for i in tqdm(range(36), "turntable")])
-        export.save_turntable(frames, folder / "turntable.gif")
+    def write(self, folder: Path, last: bool = True) -> tuple[dict[str, str], str]:
+        """Everything, into a folder: what each file is, and what was measured in a sentence. A part that is not the ``last``
+        has neither turntable nor page: a field takes as long to draw them as to learn."""
+        side = max(256, self.stage.resolution)
         rows, said = {"this run": self.scene.render(ring(8), side // 2, WHITE).rgb}, ""
-        files = {"turntable.gif": f"36 views, {side} px", "viewer.html": "to turn it in a browser",
-                 "contact_sheet.png": "8 azimuths"} | self.keep(folder)
+        files = {"contact_sheet.png": "8 azimuths"} | self.keep(folder)
+        if last:
+            files = self.turning(folder, side) | files
         if self.scene.meshed:
             files["mesh.glb"] = save_glb(self.scene.mesh(), folder / "mesh.glb", self.scene.paint)
         if self.known:
@@ -104,8 +104,15 @@ class Solid:
                     f"It reads as a {m['colour_read']} {m['kind_read']} with {m['fronts']} front{'s' * (m['fronts'] != 1)}. "
                     f"Against the truth: score {m['score']:.1f} dB, IoU {m['iou']:.2f}, view ratio {m['view_ratio']:.2f}.")
         save_image(export.contact_sheet(list(rows.values()), list(rows)), folder / "contact_sheet.png")
-        export.save_viewer(self.scene, folder / "viewer.html", self.prompt)
         return files, said
+
+    def turning(self, folder: Path, side: int) -> dict[str, str]:
+        """The object turned around, as a picture that moves and as a page."""
+        orbit = ring(36, radius=2.6)
+        frames = torch.cat([self.scene.render(orbit[i : i + 1], side, WHITE).rgb.cpu() for i in tqdm(range(36), "turntable")])
+        export.save_turntable(frames, folder / "turntable.gif")
+        export.save_viewer(self.scene, folder / "viewer.html", self.prompt)
+        return {"turntable.gif": f"36 views, {side} px", "viewer.html": "to turn it in a browser"}
 
 
 class Flat(Solid):
@@ -135,7 +142,7 @@ class Flat(Solid):
         latent = "latents" in self.scene.parameters()
         return against_renders(self.look(), self.prompt, self.stage.prior if latent else None) if self.known else {}
 
-    def write(self, folder: Path) -> tuple[dict[str, str], str]:
+    def write(self, folder: Path, last: bool = True) -> tuple[dict[str, str], str]:
         files, said = self.keep(folder) | {"progress.png": "from start to end"}, ""
         if m := self.measures():
             write_json(folder / "metrics.json", m)

@@ -66,7 +66,7 @@ def go(item: Work, asked: Asked) -> None:
         leave()
         raise
     leave()
-    files, said = view.write(home)
+    files, said = view.write(home, item.last)
     item.files = files | {"settings.json": "what was run"}
     if said:
         say(f"\n{said}")
