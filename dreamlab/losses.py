@@ -98,10 +98,10 @@ class Orientation:
 class Surface:
     """Keeps a surface smooth: consistency * mean(1 - cos) of the normals of two faces that share an edge + laplacian * mean
     distance of a vertex from the mean of its neighbours (uniform Laplacian), in world units. ProlificDreamer's are 1e4 both, in
-    threestudio, on a sum over the pixels of 512² that our mean over views knows nothing of."""
+    threestudio, whose loss of a view is a sum over its latents, as ours is."""
 
-    consistency: NotNegative = 1.0
-    laplacian: NotNegative = 1.0
+    consistency: NotNegative = 1e4
+    laplacian: NotNegative = 1e4
 
     def __post_init__(self):
         check_fields(self)

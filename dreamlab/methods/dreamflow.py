@@ -45,7 +45,7 @@ PAPER = {
         prior="sd-2.1-base", start=partial(nerf_to_tets, of="nerf", cells=128),  # TS: cells
         rule=apfo(799, 399, 400, 5, guidance=7.5, critic=partial(identity)),  # P, 3.3; P, 4 says 5000 steps, not 2000
         look=normals, cameras=CAMERAS, rates={"sdf": 1e-2, "offsets": 1e-2},  # P, D.1
-        regularise=Surface(1.0, 1.0), views=1, resolution=512),  # TS: resolution
+        regularise=Surface(1e4, 1e4), views=1, resolution=512),  # TS: both, and the resolution
     "texture": Part(
         prior="sd-2.1-base", start=partial(texture, of="geometry"),
         rule=apfo(499, 99, 400, 5, guidance=7.5, critic=partial(lora, base=V_MODEL)), cameras=CAMERAS, rates=TEXTURE,
