@@ -10,12 +10,15 @@ from zoo import pyramid
 
 from dreamlab import export, memory, pipeline, scenes
 from dreamlab.cameras import ring
+from dreamlab.mesh import lattice
 from dreamlab.methods import METHODS
 from dreamlab.noise import stream
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.scenes import SCENES, STARTS, Begin
 from dreamlab.scenes.base import Scene
 from dreamlab.scenes.convert import seen
+from dreamlab.scenes.nerf import HashGrid
+from dreamlab.scenes.tets import Tets
 from dreamlab.stage import make_optimiser, restore, run, snapshot
 from dreamlab.toybox.objects import Toy
 from dreamlab.toybox.render import render as render_truth
@@ -45,8 +48,11 @@ def prior():
 def make(name, prior, seed=0):
     """A small scene that begins so; earlier parts made a ball, a field and a mesh."""
     def earlier(name):
-        start = {"first": "ball", "field": "blob", "mesh": "shape"}[name]
-        return STARTS[start](Begin("a red mug", prior, stream(seed, start), pipeline.alone), **SMALL[start])
+        start, generator = {"first": "ball", "field": "blob", "mesh": None}[name], stream(seed, name)
+        if name == "mesh":
+            places, box = lattice(11, 0.8), torch.tensor([[-0.8] * 3, [0.8] * 3])
+            return Tets(places.norm(dim=-1) - 0.5, box, HashGrid(2, entries=2**10, generator=generator), 8, generator=generator)
+        return STARTS[start](Begin("a red mug", prior, generator, pipeline.alone), **SMALL[start])
 
     return STARTS[name](Begin("a red mug", prior, stream(seed, "start"), earlier), **SMALL[name])
 

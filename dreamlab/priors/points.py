@@ -98,7 +98,8 @@ class PointsPrior:
     def shell(self, prompt: str, points: Tensor, places: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n"]:
         """How much more than 0.35 of a cell around each place is shell: its surface, where that is 0, is nearest to the true
         one for the toybox's kinds. ``points`` are not needed here."""
-        return self.field(places.reshape(1, -1, 3), self.bag(prompt))[0, :, 0].sigmoid().view(places.shape[:-1]) - 0.35
+        bag, chunks = self.bag(prompt), places.reshape(1, -1, 3).split(4096, 1)  # that a processor's cache holds
+        return torch.cat([self.field(some, bag)[0, :, 0] for some in chunks]).sigmoid().view(places.shape[:-1]) - 0.35
 
 
 @checked

@@ -113,7 +113,7 @@ def signed(occupancy: Float[Tensor, "n n n"], places: Float[Tensor, "n n n 3"]) 
     if not len(faces):
         raise ValueError(EMPTY)
     points, _ = sample(Mesh(vertices, faces, vertices), 8000, torch.Generator().manual_seed(0))
-    far = torch.cat([torch.cdist(some, points).amin(1) for some in places.reshape(-1, 3).split(4096)]).view(occupancy.shape)
+    far = torch.cat([torch.cdist(some, points).amin(1) for some in places.reshape(-1, 3).split(512)]).view(occupancy.shape)
     return torch.where(occupancy > 0, -far, far)
 
 
@@ -202,9 +202,7 @@ def shape(begin: Begin, *, prior: Name = "shap-e", cells: Cells = 128, levels: A
     found = load_points(prior, str(begin.prior.device))
     coarse = lattice(64, 0.95)
     points, colours = found(begin.prompt, 20_000, begin.generator)
-    values = found.shell(begin.prompt, points, coarse)
-    solid = filled(values > 0)
-    places = within(box := tight(solid, coarse), cells + 1)
+    places = within(box := tight(found.shell(begin.prompt, points, coarse) > 0, coarse), cells + 1)
     values = found.shell(begin.prompt, points, places)
     occupancy = torch.where(filled(values > 0) & (values <= 0), 1.0, values)
     scene = Tets(signed(occupancy, places), box, texture_grid(levels, finest, begin.generator), hidden,
