@@ -229,6 +229,21 @@ def test_silhouettes_have_the_gradient_of_the_area(name, measured):
 
 
 @pytest.mark.parametrize("fault", ["any crossing", "both ways at once", "across"])
+@pytest.mark.parametrize("shift", [0.0, 1e-3, 0.25])
+def test_silhouettes_through_pixel_centres_are_drawn_once(shift):
+    """A square whose sides pass exactly through centres covers what it covers, and each of its sides has its gradient."""
+    R, cameras = 32, orbit([0.0], [0.0], 2.0, 2 * torch.rad2deg(torch.tensor(0.5).atan()).item())  # 16 pixels a world unit
+    low, high = (torch.tensor([8.5 + shift, 8.5, 20.5 + shift, 20.5]).view(2, 2) - R / 2) / 16
+    y, z = (torch.tensor([low[0], high[0], high[0], low[0]]), -torch.tensor([low[1], low[1], high[1], high[1]]))
+    vertices = torch.stack([torch.zeros(4), y, z], -1).requires_grad_()
+    seen = rasterize(vertices, torch.tensor([[0, 1, 2], [0, 2, 3]]), cameras, R)
+    area = antialias((seen.face >= 0).float()[..., None], seen).sum()
+    assert area.item() == pytest.approx(12 * 12, abs=0.5)
+    gradient, = torch.autograd.grad(area, vertices)
+    assert torch.allclose(gradient[:, 1].abs(), torch.tensor(6 * 16.0), rtol=0.1)  # half of a side of 12 pixels each
+    assert torch.allclose(gradient[:, 2].abs(), torch.tensor(6 * 16.0), rtol=0.1)
+
+
 def test_a_wrong_silhouette_is_seen(fault, measured, monkeypatch):
     """In the middle size, of folded slivers, or in the smallest."""
     if fault == "any crossing":

@@ -25,7 +25,8 @@ from dreamlab.rules import APFO, SDS
 from dreamlab.scenes.base import Begin, Scene
 from dreamlab.scenes.gaussians import Gaussians
 from dreamlab.scenes.nerf import HashGrid, NeRF
-from dreamlab.scenes.tets import MOST, Tets, draw, filled, level, nerf_to_tets, shape, signed, texture, tight
+from dreamlab.scenes.tets import MOST, Tets, filled, level, nerf_to_tets, shape, signed, tight
+from dreamlab.scenes.textured import draw, texture
 from dreamlab.schedules import Grid
 from dreamlab.stage import normals
 from dreamlab.toybox.objects import KINDS, Toy
@@ -75,7 +76,7 @@ def test_what_is_learnt_is_smooth_and_moves_the_surface():
     assert (radius - 0.45).abs().max() < 0.5 * cell and radius.mean().item() == pytest.approx(0.45, abs=0.01)
 
 
-def test_frozen_keeps_the_surface_and_drops_floaters(generator):
+def test_a_texture_keeps_the_surface_and_drops_floaters(generator):
     places = lattice(33, 0.8)
     values = torch.minimum(ball(places), ball(places, 0.03, (0.7, 0.7, 0.7)))
     scene = tets(values)
@@ -91,22 +92,17 @@ def test_frozen_keeps_the_surface_and_drops_floaters(generator):
     assert {name.split(".")[0] for name in learns} == {"grid", "color"}
     for grad in torch.autograd.grad(found.rgb.sum(), [still.parameters()[name] for name in learns]):
         assert grad.abs().sum() > 0
-    other = tets(ball(places, 0.3)).state_dict()  # what is loaded is what is shown
-    still.load_state_dict(other)
-    assert still.mesh().vertices.norm(dim=-1).max() < 0.4
 
 
 def test_the_file_shows_the_same_picture(tmp_path, generator):
-    for frozen in (False, True):
-        scene = tets(ball(lattice(13, 0.8)), frozen=frozen, radius=0.9)
-        with torch.no_grad():
-            for leaf in scene.parameters().values():
-                leaf.add_(0.05 * torch.randn(leaf.shape, generator=generator))
-        scene.load_state_dict({k: v.clone() for k, v in scene.state_dict().items()})
-        scene.save(tmp_path / "a")
-        again = scenes.load(tmp_path / "a")
-        assert again.frozen == frozen and again.config() == scene.config()
-        assert torch.equal(again.render(ring(2), 24, WHITE).rgb, scene.render(ring(2), 24, WHITE).rgb)
+    scene = tets(ball(lattice(13, 0.8)), radius=0.9)
+    with torch.no_grad():
+        for leaf in scene.parameters().values():
+            leaf.add_(0.05 * torch.randn(leaf.shape, generator=generator))
+    scene.save(tmp_path / "a")
+    again = scenes.load(tmp_path / "a")
+    assert again.config() == scene.config()
+    assert torch.equal(again.render(ring(2), 24, WHITE).rgb, scene.render(ring(2), 24, WHITE).rgb)
 
 
 def test_where_no_surface_is_left_it_says_so():
@@ -214,8 +210,8 @@ def test_the_level_is_that_of_the_silhouette(field):
 
 def test_only_what_fits_is_begun_from():
     begin = Begin("", prior("points"), seeded(0), lambda name: Gaussians.ball(60, generator=seeded(0)))
-    for start, wanted in ((nerf_to_tets, "a NeRF"), (texture, "Tets")):
-        with pytest.raises(ValueError, match=f"start.of names a part that made {wanted}, got 'x', which made a Gaussians"):
+    for start, wanted in ((nerf_to_tets, "names a part that made a NeRF"), (texture, "must name a part that made a mesh")):
+        with pytest.raises(ValueError, match=f"start.of {wanted}, got 'x', which made a Gaussians"):
             start(begin, of="x")
 
 
@@ -289,7 +285,8 @@ def test_surface_losses_have_the_gradient_of_differences(generator):
 
 def test_surface_losses_are_for_surfaces_that_learn():
     Surface().check(tets(ball(lattice(9, 0.8))))
-    for scene in (Gaussians.ball(60, generator=seeded(0)), tets(ball(lattice(9, 0.8)), frozen=True)):
+    still = texture(Begin("", prior("points"), seeded(0), lambda name: tets(ball(lattice(9, 0.8)))), of="it")
+    for scene in (Gaussians.ball(60, generator=seeded(0)), still):
         with pytest.raises(ValueError, match=f"smooths the mesh of a Tets, got a {type(scene).__name__}: leave it out"):
             Surface().check(scene)
 
@@ -407,15 +404,17 @@ def test_the_metric_of_surfaces_reads_what_is_known():
     pose = Pose(70.0, (0.05, -0.04, 0.03), 1.1)
     pair = align((plain := Solid("duck")).render, "duck", "red")
     own = measure(plain, pair)
-    assert 0.010 < own["chamfer"] < 0.016 and own["cosine"] > 0.97 and own["psnr"] > 12
+    assert 0.010 < own["mesh_chamfer"] < 0.016 and own["mesh_cosine"] > 0.97 and own["inside_psnr"] > 12
     inverted = measure(Solid("duck", normal=-1.0), pair)
-    assert inverted["cosine"] < -0.9 and inverted["chamfer"] == own["chamfer"]
+    assert inverted["mesh_cosine"] < -0.9 and inverted["mesh_chamfer"] == own["mesh_chamfer"]
     found = measure(moved := Solid("duck", pose), align(moved.render, "duck", "red"))
-    assert found["chamfer"] == pytest.approx(own["chamfer"], abs=0.003)
-    assert found["cosine"] == pytest.approx(own["cosine"], abs=0.02) and found["psnr"] == pytest.approx(own["psnr"], abs=1)
-    assert measure(moved, pair)["chamfer"] > 3 * own["chamfer"]  # without the alignment
+    assert found["mesh_chamfer"] == pytest.approx(own["mesh_chamfer"], abs=0.003)
+    assert found["mesh_cosine"] == pytest.approx(own["mesh_cosine"], abs=0.02)
+    assert found["inside_psnr"] == pytest.approx(own["inside_psnr"], abs=1)
+    assert measure(moved, pair)["mesh_chamfer"] > 3 * own["mesh_chamfer"]  # without the alignment
     other = measure(wrong := Solid("car"), align(wrong.render, "duck", "red"))
-    assert other["chamfer"] > 2 * own["chamfer"] and other["cosine"] < own["cosine"] - 0.1 and other["psnr"] < own["psnr"]
+    assert other["mesh_chamfer"] > 2 * own["mesh_chamfer"] and other["mesh_cosine"] < own["mesh_cosine"] - 0.1
+    assert other["inside_psnr"] < own["inside_psnr"]
     print(own, found, other)
     with pytest.raises(ValueError, match="Gaussians have no surface to make a mesh of"):
         measure(Gaussians.ball(60, generator=seeded(0)), pair)

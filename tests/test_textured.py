@@ -143,7 +143,7 @@ def test_another_mesh_under_the_same_name_is_another_run(prior, tmp_path):
 
 def test_what_a_run_has_painted_is_exported(prior, tmp_path, monkeypatch):
     """A GLB has the mesh that was given, an STL is refused where it has a hole; the run can go into a page too."""
-    monkeypatch.setattr(Solid, "write", lambda self, folder: (self.keep(folder), ""))
+    monkeypatch.setattr(Solid, "write", lambda self, folder, last: (self.keep(folder), ""))
     folder = runs.dream(ask(), tmp_path, prior=prior)
     assert json.loads((folder / "settings.json").read_text())["settings"]["start"]["file"] == pyramid()
     files = runs.export(folder, ("glb", "page"))

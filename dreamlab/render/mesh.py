@@ -21,6 +21,7 @@ from dreamlab.cameras import Cameras
 from dreamlab.mesh import Faces, Vertices, edges
 
 NEAR = 1e-2  # world units along the camera's axis: a triangle that comes nearer is not drawn
+ASIDE = 1e-4  # pixels by which centres count as farther right and down, so that none lies on an edge
 
 
 @dataclass
@@ -70,8 +71,9 @@ def visible(screen: Float[Tensor, "b v 3"], faces: Faces, resolution: int) -> In
     """
     b, n = len(screen), len(faces)
     xy, z = screen[:, faces][..., :2], screen[..., 2][:, faces]
-    low = (xy.amin(2) - 0.5).ceil().clamp(min=0)
-    wide = ((xy.amax(2) - 0.5).floor().clamp(max=resolution - 1) - low + 1).clamp(min=0).long()
+    centre = 0.5 + ASIDE
+    low = (xy.amin(2) - centre).ceil().clamp(min=0)
+    wide = ((xy.amax(2) - centre).floor().clamp(max=resolution - 1) - low + 1).clamp(min=0).long()
     drawn = (wide.prod(-1) * (z.amin(2) > NEAR)).flatten()
     one = drawn.nonzero()[:, 0]
     count, total = drawn[one], int(drawn.sum())
@@ -80,7 +82,7 @@ def visible(screen: Float[Tensor, "b v 3"], faces: Faces, resolution: int) -> In
     across = wide.view(-1, 2)[which, 0]
     x, y = (low.view(-1, 2)[which].long() + torch.stack([k % across, k // across], -1)).unbind(-1)
     corners = xy.reshape(-1, 3, 2)[which]
-    w, area = weigh(corners, torch.stack([x, y], -1) + 0.5)
+    w, area = weigh(corners, torch.stack([x, y], -1) + centre)
     w = w * area.sign()[:, None]
     inside = (w.amin(1) >= 0) & (area != 0)
     which, w, area = which[inside], w[inside], area[inside].abs()
@@ -178,15 +180,15 @@ def pairs(axis: int, view: Tensor, side: Tensor, first: Tensor, last: Tensor, sc
     with torch.no_grad():
         a, b = screen[first], screen[last]
         u, v = a[:, 1 - axis], b[:, 1 - axis]  # where the edge begins and ends across the rows (or columns) of pixels
-        low = (torch.minimum(u, v) - 0.5).ceil().clamp(min=0)
-        n = ((torch.maximum(u, v) - 0.5).ceil().clamp(max=R) - low).clamp(min=0).long()
+        low = (torch.minimum(u, v) - 0.5 - ASIDE).ceil().clamp(min=0)
+        n = ((torch.maximum(u, v) - 0.5 - ASIDE).ceil().clamp(max=R) - low).clamp(min=0).long()
         e = torch.arange(len(n), device=n.device).repeat_interleave(n, output_size=int(n.sum()))
         row = low[e].long() + torch.arange(len(e), device=e.device) - (n.cumsum(0) - n)[e]
     a, b = screen.index_select(0, first[e]), screen.index_select(0, last[e])
-    f = (row + 0.5 - a[:, 1 - axis]) / (b[:, 1 - axis] - a[:, 1 - axis])
+    f = (row + 0.5 + ASIDE - a[:, 1 - axis]) / (b[:, 1 - axis] - a[:, 1 - axis])
     at = a[:, axis] + f * (b[:, axis] - a[:, axis]) - 0.5
     with torch.no_grad():
-        left = at.floor().long()
+        left = (at - ASIDE).floor().long()
         # the object is to the right (or below) where the faces' side of the edge is
         right = side[e] * (b[:, 1 - axis] - a[:, 1 - axis]) * (-1 if axis == 0 else 1) > 0
         near = (1 - f) / a[:, 2] + f / b[:, 2]

@@ -12,7 +12,7 @@ from dreamlab.mesh import Faces, Mesh, Vertices, face_normals, sample, vertex_no
 from dreamlab.meshfile import load_mesh
 from dreamlab.render.mesh import antialias, rasterize
 from dreamlab.scenes.base import Begin, Scene
-from dreamlab.scenes.nerf import HashGrid
+from dreamlab.scenes.nerf import HashGrid, through
 from dreamlab.types import Render
 
 SIZE = 0.8  # radius of the ball that a mesh of a file is scaled into, a toy's
@@ -51,7 +51,7 @@ class Painted(Scene):
 
     def paint(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         """Colour at places, in [0, 1]."""
-        return self.mlp(self.grid((points / self.radius + 1) / 2)).sigmoid()
+        return through(self.mlp, self.grid((points / self.radius + 1) / 2)).sigmoid()
 
     def render(self, cameras: Cameras, resolution: int, background: Tensor, generator: torch.Generator | None = None) -> Render:
         """Square images of ``resolution`` pixels over ``background`` (3,) or (B, 3); nothing here is random."""
