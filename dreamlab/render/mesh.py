@@ -202,7 +202,9 @@ def pairs(axis: int, view: Tensor, side: Tensor, first: Tensor, last: Tensor, sc
         order = torch.arange(len(e), device=e.device)
         best = order.new_full((2 * len(depth),), -1).scatter_reduce(0, key[fits], pack(d.clamp(min=0), order)[fits], "amax")
         kept = fits & (best[key] & 0xFFFFFFFF == order)
-        run = course[torch.where(d < 0.5, inner, outer)[kept]]  # of the pixel that changes, so that nothing jumps at its centre
+        around = course[torch.where(d < 0.5, inner, outer)]  # of the pixel that changes, so that nothing jumps at its centre
+        run = (b - a)[:, :2]
+        run = torch.where(run.norm(dim=1, keepdim=True) < 2, around, run)[kept]  # an edge of two pixels has its own direction
         share = run[:, 1 - axis].square() / run.square().sum(1).clamp(min=1e-20)
     left, right, at = left[kept], right[kept], at[kept]
     return inner[kept], outer[kept], torch.where(right, left + 1 - at, at - left), share
