@@ -22,7 +22,8 @@ from dreamlab.stage import advance, make_optimiser
 UNLIKELY = {
     "start": ("ball", "blob"), "start.prior": "nowhere", "start.finest": 48, "start.levels": 2, "rule": ("NFSD", "SDS"),
     "rule.grid": Grid(points=77), "rule.grid.start": 900, "rule.weight": ("one", "sigma2"),
-    "rule.operator": "LinearOperator", "prior": "nowhere",
+    "rule.operator": "LinearOperator", "rule.critic": ("identity", "lora"), "rule.critic.base": "toybox-normals",
+    "prior": "nowhere",
     "look": ("latents", "rgb"), "timesteps": "DreamTime", "timesteps.start_max": 777, "timesteps.end_max": 222,
     "timesteps.t_min": 7, "timesteps.since": 0.01, "prompts": partial(ViewPrompts, null="a blue duck"),
     "prompts.null": "a blue duck", "prompts.negative": "a blue duck", "cameras": ("LucidOrbit", "Orbit"),
@@ -71,11 +72,13 @@ def plan(part: Part) -> dict:
     """All that a run of a part consists of: the stage that it builds, leaves and learners and prompts included."""
     stage = part.build("a red mug", prior() if part.prior == "toybox" else None)
     rule, prompt = stage.rule, stage.prompts(ring(5))
-    learner = getattr(rule, "learner", None) or getattr(getattr(rule, "critic", None), "learner", None)
+    critic = getattr(rule, "critic", None)
+    learner = getattr(rule, "learner", None) or getattr(critic, "learner", None)
     return {
         "scene": type(stage.scene).__name__, "leaves": digest(stage.scene.parameters().values()),
         "config": repr(stage.scene.config()), "state": digest(rule.state_dict().values()),
         "rule": {k: repr(v)[:200] for k, v in vars(rule).items() if k not in ("learner", "critic")},
+        "critic": (type(critic), getattr(getattr(critic, "base", None), "card", None)),
         "rate": learner and learner.optimizer.param_groups[0]["lr"],
         "prompt": digest([prompt.positive, prompt.null, prompt.negative, *(y for pair in prompt.perp for y in pair)]),
         **{name: repr(getattr(stage, name)) for name in (
