@@ -14,6 +14,7 @@ from dreamlab.mesh import Mesh
 
 Paint = Callable[[Float[Tensor, "n 3"]], Float[Tensor, "n 3"]]  # places of the surface -> colours in [0, 1]
 GUTTER = 4  # texels that the colours of a chart go on beyond its border
+CELL = 8  # texels a side for a triangle by itself
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,12 @@ class Atlas:
 
 
 def textured(mesh: Mesh, paint: Paint, texels: int) -> Atlas | None:
-    """An atlas of ``texels`` a side for a mesh on the CPU; None without xatlas, or without any area."""
+    """An atlas of ``texels`` a side for a mesh on the CPU; None without xatlas, or without any area.
+
+    Triangles next to no area are in no chart, and two parts of one chart may lie within a texel of each other, so that some
+    show another's colour. These are laid apart, each in a square of ``CELL`` texels at the border of the picture. Where there
+    is no more room for them, those without a chart have one colour, that of a corner of a neighbour.
+    """
     if not find_spec("xatlas"):
         return None
     import xatlas
@@ -38,16 +44,40 @@ def textured(mesh: Mesh, paint: Paint, texels: int) -> Atlas | None:
     pack.resolution, pack.padding = texels, GUTTER
     charts.generate(pack_options=pack)
     origin, faces, uv = (torch.from_numpy(x.astype(kind)) for x, kind in zip(charts[0], (int, int, np.float32), strict=True))
-    laid = (uv[faces] != 0).flatten(1).any(1)  # a triangle next to no area is in no chart, and takes the nearest corners
+    laid = (uv[faces] != 0).flatten(1).any(1)
     if not laid.any():
         return None
+    across, rows = texels // CELL, max(1, texels // 128)
+    uv[:, 1] *= 1 - rows * CELL / texels  # room for the squares
+    low, size = mesh.vertices.amin(0), (mesh.vertices.amax(0) - mesh.vertices.amin(0)).max()
+    places = bake(mesh.vertices[origin], faces[laid], uv, lambda p: (p - low) / size, texels)  # where each texel lies
+    mixed = torch.cat([torch.eye(3), (1 - torch.eye(3)) / 2, torch.full((1, 3), 1 / 3)])  # corners, edges and middle
+    points, at = mixed @ mesh.vertices[mesh.faces], mixed @ uv[faces] * texels - 0.5
+    away = torch.zeros(len(faces))  # how far from a point the texels lie that a bilinear filter reads there
+    for read in torch.cartesian_prod(torch.tensor([0, 1]), torch.tensor([0, 1])):
+        column, line = (at.floor().long() + read).clamp(0, texels - 1).unbind(-1)
+        away = torch.maximum(away, (places[line, column] * size + low - points).norm(dim=-1).amax(1))
+    one = ((points[:, 0] - points[:, 1]).norm(dim=-1) / (at[:, 0] - at[:, 1]).norm(dim=-1).clamp(min=1e-9))[laid].median()
+    away = away.where(laid, size)  # ``one``: the length of a texel
+    apart = away.argsort(descending=True)[:across * rows]
+    apart = apart[away[apart] > 4 * one]
+    k = torch.arange(len(apart))
+    shift = torch.stack([k % across * CELL, texels - CELL * (1 + k // across)], -1)
+    corners = torch.tensor([[1.5, 1.5], [CELL - 2.5, 1.5], [1.5, CELL - 2.5]])
+    faces[apart] = len(origin) + torch.arange(3 * len(apart)).view(-1, 3)
+    origin = torch.cat([origin, mesh.faces[apart].flatten()])
+    uv = torch.cat([uv, ((corners + shift[:, None]) / texels).flatten(0, 1)])
+    laid[apart] = True
     image = bake(mesh.vertices[origin], faces[laid], uv, paint, texels)
     corner = torch.full((len(mesh.vertices),), -1).index_put((origin[faces[laid]],), faces[laid])
-    known, lost = (corner >= 0).nonzero()[:, 0], mesh.faces[~laid].unique()
+    known, flat = (corner >= 0).nonzero()[:, 0], mesh.faces[~laid]
+    lost = flat.unique()
     lost = lost[corner[lost] < 0]
     for some in lost.split(256):
         corner[some] = corner[known[torch.cdist(mesh.vertices[some], mesh.vertices[known]).argmin(1)]]
-    used, faces = torch.where(laid[:, None], faces, corner[mesh.faces]).unique(return_inverse=True)
+    faces[~laid] = len(origin) + torch.arange(flat.numel()).view(-1, 3)  # corners of their own, in one place of the picture
+    origin, uv = torch.cat([origin, flat.flatten()]), torch.cat([uv, uv[corner[flat[:, 0]]].repeat_interleave(3, 0)])
+    used, faces = faces.unique(return_inverse=True)
     return Atlas(origin[used], faces, uv[used], image)
 
 

@@ -150,10 +150,10 @@ def test_the_front_faces_the_viewer_and_nothing_is_mirrored(mug, name, tmp_path)
 
 @needs_xatlas
 def test_glb_with_a_texture_shows_the_paint(mug, tmp_path):
-    said = save_glb(mug, tmp_path / "mesh.glb", paint, texels=256)
+    said = save_glb(mug, tmp_path / "mesh.glb", paint)
     file = Glb(tmp_path / "mesh.glb")
-    assert said == f"{len(mug.faces)} triangles, a texture of 256 x 256"
-    assert file.image.shape == (256, 256, 3) and len(file.faces) == len(mug.faces)
+    assert said == f"{len(mug.faces)} triangles, a texture of 512 x 512"
+    assert file.image.shape == (512, 512, 3) and len(file.faces) == len(mug.faces)
     assert file.primitive["attributes"].keys() == {"POSITION", "TEXCOORD_0"}
     places, uv = file["POSITION"][:, [2, 0, 1]], file["TEXCOORD_0"]
     assert torch.equal(places[file.faces], mug.vertices[mug.faces])
@@ -258,9 +258,9 @@ def test_what_is_saved_comes_back(mug, name, painted, tmp_path):
 @needs_xatlas
 def test_a_library_reads_the_texture(mug, tmp_path):
     trimesh = pytest.importorskip("trimesh")
-    save_glb(mug, tmp_path / "mesh.glb", smooth, texels=128)
+    save_glb(mug, tmp_path / "mesh.glb", smooth, texels=256)
     (part,) = trimesh.load(tmp_path / "mesh.glb", process=False).geometry.values()
-    assert len(part.faces) == len(mug.faces) and part.visual.material.baseColorTexture.size == (128, 128)
+    assert len(part.faces) == len(mug.faces) and part.visual.material.baseColorTexture.size == (256, 256)
     found = torch.from_numpy(part.visual.to_color().vertex_colors[:, :3] / 255)
     assert (found - smooth(torch.from_numpy(part.vertices)[:, [2, 0, 1]])).abs().amax() < 0.04  # it takes the nearest texel
 
