@@ -67,8 +67,8 @@ def test_a_new_scene_is_two_files(copy, tmp_path):
     package, shell = copy
     shutil.copy(ROOT / "tests/voxels.py", package / "scenes/voxels.py")
     put_in(package / "scenes/__init__.py", ("SCENES = {", "from dreamlab.scenes.voxels import Voxels, voxels\n\nSCENES = {"),
-           ("NeRF, Picture, Tets)}", "NeRF, Picture, Tets, Voxels)}"),
-           ("shape, texture)}", "shape, texture, voxels)}"))
+           ("Tets, Textured)}", "Tets, Textured, Voxels)}"),
+           ("texture, given)}", "texture, given, voxels)}"))
     options = ["--steps", "1", "--set", "resolution=32", "--set", "start.side=12"]
     folder = made(tmp_path, shell("dream", "a red mug", "--scene", "voxels", *options))
     assert {"turntable.gif", "viewer.html", "contact_sheet.png", "metrics.json"} <= {f.name for f in folder.iterdir()}

@@ -196,7 +196,7 @@ def test_one_prior_is_held_at_a_time(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_line_runs_parts_and_names_them(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(Solid, "write", lambda self, folder: (self.keep(folder), ""))
+    monkeypatch.setattr(Solid, "write", lambda self, folder, last: (self.keep(folder), ""))
     options = [x for k, v in SMALL.items() for x in ("--set", f"{k}={v}")]
     command = ["dream", "a red mug", "--method", "field-to-gaussians", "--out", str(tmp_path), *options]
     assert main([*command, "--until", "field"]) == 0
@@ -221,11 +221,11 @@ def test_a_part_says_what_it_will_run(prior, tmp_path, capsys, monkeypatch):
         Method("two", "", parts, parts), Method("flat", "", flat, flat), METHODS["ball"]) for item in work(
             ask.ask("a red mug", changes={"start.points": 60} if ask.name == "ball" else None), prior=prior)]
     assert lines == [
-        "nerf, part 1 of 2: t 979 to 103 in 200 steps, colours of 4 views of 64 px, under toybox",
+        "nerf, part 1 of 2: t 979 to 106 in 120 steps, colours of 4 views of 64 px, under toybox",
         "texture, part 2 of 2: t 499 to 103 in 100 steps, colours of 4 views of 64 px, under toybox",
         "distilling: t 980 to 429 in 10 steps, latents of 4 pictures, under toybox",
         "distilling: t [20, 950] to [20, 300] in 200 steps, colours of 4 views of 64 px, under toybox"]
-    monkeypatch.setattr(Solid, "write", lambda self, folder: (self.keep(folder), ""))
+    monkeypatch.setattr(Solid, "write", lambda self, folder, last: (self.keep(folder), ""))
     runs.dream(ask(), tmp_path / "loud", prior=prior)
     said = [line for line in capsys.readouterr().out.splitlines() if " t [" in line]
     assert [line.split(":")[0] for line in said] == ["field, part 1 of 2", "gaussians, part 2 of 2"]
@@ -249,7 +249,7 @@ def test_methods_that_cannot_be_are_named():
 
 
 def test_the_report_of_every_part_is_written_by_the_owner_of_the_run(tmp_path, prior, monkeypatch):
-    monkeypatch.setattr(Solid, "write", lambda self, folder: (self.keep(folder), ""))
+    monkeypatch.setattr(Solid, "write", lambda self, folder, last: (self.keep(folder), ""))
     folder = runs.dream(ask(), tmp_path, prior=prior)
     assert {f.name for f in (folder / "field").iterdir()} == {*FILES, "settings.json"}
     assert {f.name for f in (folder / "gaussians").iterdir()} == {*FILES, "settings.json", "gaussians.ply"}

@@ -20,8 +20,7 @@ SCENES = {scene.__name__: scene for scene in (Gaussians, NeRF, Picture, Tets, Te
 STARTS = {start.__name__: start for start in (
     points, ball, blob, latents, pixels, surface, again, nerf_to_tets, shape, sphere, texture, given)}
 
-__all__ = ["SCENES", "STARTS", "Begin", "Gaussians", "NeRF", "Picture", "Scene", "Tets", "Textured", "load",
-           "notes"]
+__all__ = ["SCENES", "STARTS", "Begin", "Gaussians", "NeRF", "Picture", "Scene", "Tets", "Textured", "load", "notes"]
 
 
 @checked
