@@ -42,12 +42,12 @@ class Painted(Scene):
 
     def surface(self) -> tuple[Vertices, Faces]:
         """Vertices, with gradients where they learn, and faces."""
-        raise NotImplementedError
+        ...
 
     @staticmethod
     def body(config: dict, leaves: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """What the class is made of besides the texture, from a file."""
-        raise NotImplementedError
+        ...
 
     def paint(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
         """Colour at places, in [0, 1]."""
