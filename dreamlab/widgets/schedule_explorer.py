@@ -43,12 +43,6 @@ def recipe(part: Part) -> Recipe:
                   timesteps.steps if part.steps is None else part.steps)
 
 
-def dreamflow(start: int, end: int, points: int, views: int) -> Recipe:
-    """A stage of DreamFlow (arXiv 2403.14966, section 3.3 and appendix): the grid, its weight, AdamW at a constant rate."""
-    grid = Grid(start, end, points, views)
-    return Recipe(grid, grid.weight, rate=constant, steps=points * views)
-
-
 RECIPES = {
     "DreamFusion (SDS)": Recipe(Uniform(20, 980), sigma2, rate=Cosine(3000, 0.01), steps=15_000),  # its appendix A.2
     # its rates fall one by one, which no one factor tells; the curve is the toybox's
@@ -59,10 +53,8 @@ RECIPES = {
     "ProlificDreamer (VSD)": recipe(METHODS["prolificdreamer"].paper["shape"]),  # threestudio
     # arXiv 2306.12422 changes t alone: w, rates and steps are those of DreamFusion in threestudio
     "DreamTime": Recipe(DreamTime(), sigma2, rate=constant, steps=10_000),
-    "DreamFlow 1, NeRF (APFO)": dreamflow(999, 199, 800, 5),
-    "DreamFlow 2, texture (APFO)": dreamflow(499, 99, 400, 5),
-    "DreamFlow 3, refinement (APFO)": dreamflow(299, -1, 30, 10),
-}
+} | {f"DreamFlow {i}, {name}{where} (APFO)": recipe(part) for tier, where in (("paper", ""), ("toy", ", on the toybox"))
+     for i, (name, part) in enumerate(getattr(METHODS["dreamflow"], tier).items(), 1)}
 
 
 def known(recipe: str, step: int) -> Recipe:
