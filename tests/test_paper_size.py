@@ -1,13 +1,16 @@
 """The dry run at the paper's size: made tiny it runs here, its parts add up, and its shapes are Stable Diffusion 2.1's."""
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import paper_size
+from benchmarks import paper_parts, paper_size
 from benchmarks.paper_size import PARTS, RULES, VAE, main
 from dreamlab.methods import METHODS
-from dreamlab.settings import describe, difference
+from dreamlab.methods.dreamflow import PAPER
+from dreamlab.priors.critic import LoRACritic
+from dreamlab.settings import describe, difference, options
 
 
 def test_tiny_times_the_pipelines_own_step(tmp_path, capsys):
@@ -61,3 +64,26 @@ def test_the_autoencoder_has_the_published_size():
 
     with torch.device("meta"):
         assert sum(p.numel() for p in AutoencoderKL(**VAE).parameters()) == 83_653_863
+
+
+def test_dreamflows_parts_have_the_published_networks():
+    """Stable Diffusion 2.1's and the refiner's numbers of parameters, and scenes with the leaves that the settings ask for."""
+    prior, text = paper_parts.network("sd-2.1-base", 64)
+    assert (prior.unet.num_parameters(), prior.vae.num_parameters(), text) == (865_910_724, 83_653_863, 340_387_840)
+    critic = LoRACritic(prior)
+    rows = json.loads((Path(paper_parts.__file__).parent / "results/paper_parts.json").read_text())["rows"]
+    assert [row["part"] for row in rows] == list(PAPER)
+    for row, part in zip(rows, PAPER.values(), strict=True):
+        assert row["steps"] == options(part.rule)["grid"][1].steps and row["render"] == part.resolution
+        assert row["scene"] == part.scene.__name__
+        assert sum(row["parameters"][k] for k in ("unet", "vae", "text_encoder")) == (
+            6_075_680_726 // 2 if part.prior == "sdxl-refiner" else 865_910_724 + 83_653_863 + 340_387_840)
+        assert row["about_gb"] == pytest.approx(row["stays_gb"] + max(row["moves_gb"].values()), abs=0.06)
+    assert rows[0]["lora"] == sum(p.numel() for p in critic.learner.parameters.values()) > 0 == rows[1]["lora"]
+    made: dict = {}
+    for name in ("nerf", "geometry"):
+        made[name] = paper_parts.scene(name, prior, made)
+    tables = sum(min((int(16 * 256 ** (level / 15) + 1e-6) + 1) ** 3, 2**19) * 4 for level in range(16))
+    assert rows[0]["leaves"] - tables == sum(p.numel() for p in made["nerf"].mlps.parameters())
+    assert sum(p.numel() for p in made["geometry"].parameters().values()) == rows[1]["leaves"]
+    assert len(made["geometry"].shape["start"]) == 129

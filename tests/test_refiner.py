@@ -6,6 +6,7 @@ import pytest
 import torch
 from zoo import tiny, tiny_refiner
 
+from benchmarks.paper_parts import XL_TEXT, XL_UNET
 from dreamlab.cameras import orbit
 from dreamlab.cli import main
 from dreamlab.files import Refused
@@ -20,14 +21,6 @@ from dreamlab.rules.base import distill
 from dreamlab.stage import run
 
 TEXTS, NEGATIVES, GUIDANCE = ["a red mug", "a blue bear, back view"], ["a green house", ""], 5.0
-# Of stabilityai/stable-diffusion-xl-refiner-1.0, everything else is diffusers' and transformers' default
-UNET = {"sample_size": 128, "block_out_channels": (384, 768, 1536, 1536), "attention_head_dim": (6, 12, 24, 24),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "transformer_layers_per_block": 4, "cross_attention_dim": 1280, "use_linear_projection": True,
-        "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2560}
-TEXT = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
-        "hidden_act": "gelu", "projection_dim": 1280}
 VAE = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "scaling_factor": 0.13025, "sample_size": 1024,
        "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
 
@@ -340,8 +333,8 @@ def test_the_published_shape():
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
     with torch.device("meta"):
-        unet, vae = UNet2DConditionModel(**UNET), AutoencoderKL(**VAE)
-        text = CLIPTextModelWithProjection(CLIPTextConfig(**TEXT))
+        unet, vae = UNet2DConditionModel(**XL_UNET), AutoencoderKL(**VAE)
+        text = CLIPTextModelWithProjection(CLIPTextConfig(**XL_TEXT))
     counts = [sum(p.numel() for p in module.parameters()) for module in (unet, text, vae)]
     print("U-Net {:,}, text encoder {:,}, autoencoder {:,}".format(*counts))
     assert 2 * sum(counts) == 6_075_680_726

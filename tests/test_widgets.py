@@ -398,6 +398,20 @@ def test_the_viewer_is_driven_by_its_controls():
     assert viewer.orbit_viewer(Picture.grey(24), resolution=24).children[0].options == ("rgb", "alpha")
 
 
+def test_the_viewer_shows_every_part_of_a_method():
+    parts = {"field": Picture.grey(24), "geometry": Ball(), "texture": Ball((0.2, 0.0, 0.0))}
+    widget = viewer.orbit_viewer({name: parts[name] for name in ("geometry", "texture")}, resolution=24)
+    assert in_a_browser(widget)
+    part, maps, azimuth, *_, line, image = widget.children
+    assert part.options == ("geometry", "texture") and maps.options == viewer.MAPS
+    maps.value, azimuth.value, before = "depth", 90.0, image.value
+    part.value = "texture"
+    assert line.value == viewer.describe(parts["texture"], orbit(90.0, 15.0, 2.6, 40.0), 24) and image.value != before
+    assert viewer.orbit_viewer(parts, resolution=24).children[1].options == ("rgb", "alpha")  # what all of them give
+    with pytest.raises(ValueError, match="there is no scene to look at"):
+        viewer.orbit_viewer({})
+
+
 def test_a_loop_refreshes_the_viewer_without_flooding(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(viewer.time, "monotonic", lambda: now[0])

@@ -117,6 +117,9 @@ def orbit_viewer(scene, azimuth_deg: float = 0.0, elevation_deg: float = 15.0, r
                  resolution: int = 192, pause: float = 0.5):
     """The widget: choose a map, drag around the scene. ``.children`` are five controls, a line, a picture.
 
+    ``scene`` may be several by name, such as what the parts of a method have made: a choice among them comes first then, and
+    the maps are those that all of them give.
+
     In a loop, ``for step in run(stage): viewer.update(f"step {step.step}")`` shows the scene as it is by then, after a note of
     yours. It draws no sooner than ``pause`` seconds after the last picture, nor before four times as long has passed as that
     took, so that drawing costs the loop at most a fifth; ``update(now=True)`` always draws, for the end. It returns whether
@@ -128,8 +131,12 @@ def orbit_viewer(scene, azimuth_deg: float = 0.0, elevation_deg: float = 15.0, r
     wide = W.Layout(width="40em")
     slide = lambda value, low, high, step, name: W.FloatSlider(  # noqa: E731
         value, min=low, max=high, step=step, description=name, readout_format=".2f" if step < 1 else ".0f", layout=wide)
-    first = look(scene, orbit(azimuth_deg, elevation_deg, radius, fov_deg), resolution)
-    maps = W.ToggleButtons(options=given(first), description="show")
+    scenes = scene if isinstance(scene, dict) else {"": scene}
+    if not scenes:
+        raise ValueError("there is no scene to look at, got an empty dictionary: give one, or several by name")
+    shown = [given(look(one, orbit(azimuth_deg, elevation_deg, radius, fov_deg), resolution)) for one in scenes.values()]
+    parts = W.Dropdown(options=list(scenes), description="part", layout=W.Layout(width="24em"))
+    maps = W.ToggleButtons(options=[name for name in MAPS if all(name in maps for maps in shown)], description="show")
     azimuth = slide(azimuth_deg % 360, 0, 360, 5, "azimuth")
     elevation, away = slide(elevation_deg, -85, 85, 5, "elevation"), slide(radius, 0.5 * radius, 2 * radius, 0.05, "radius")
     sizes = W.Dropdown(options=sorted({*SIZES, resolution}), value=resolution, description="pixels")
@@ -139,7 +146,7 @@ def orbit_viewer(scene, azimuth_deg: float = 0.0, elevation_deg: float = 15.0, r
     def show(change=None):
         with lock:
             start, cameras = time.monotonic(), orbit(azimuth.value, elevation.value, away.value, fov_deg)
-            render = look(scene, cameras, sizes.value)
+            render = look(scenes[parts.value], cameras, sizes.value)
             file = io.BytesIO()
             Image.fromarray(to_uint8(picture(render, maps.value, cameras))[0]).save(file, "png")
             line.value, image.value = escape(state["note"] + sentence(render, cameras)), file.getvalue()
@@ -153,7 +160,7 @@ def orbit_viewer(scene, azimuth_deg: float = 0.0, elevation_deg: float = 15.0, r
             return True
         return False
 
-    controls = (maps, azimuth, elevation, away, sizes)
+    controls = (parts,) * (len(scenes) > 1) + (maps, azimuth, elevation, away, sizes)
     for control in controls:
         control.observe(show, "value")
     show()
