@@ -17,6 +17,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from dreamlab import export
 from dreamlab.cameras import ring
@@ -113,6 +114,27 @@ def rows(arm: str, asked: Asked, until: str | None, priors: dict, sheets: Path) 
     save_image(export.contact_sheet(list(views.values()), list(views)), sheets / f"{name}.png")
 
 
+def montage(sheets: Path) -> Image.Image:
+    """Front and front right side of each kind: the truth, what the parts of ``points`` make, and of ``field`` its field and its
+    end; cut out of the sheets of seed 0. A row a kind, 96 pixels a view."""
+    shown = {"points": ["ground truth", "start", "geometry", "texture", "refine"], "field": ["nerf", "refine"]}
+    every = {"points": ["ground truth", "start", "geometry", "texture", "refine"],
+             "field": ["ground truth", "nerf", "mesh", "geometry", "texture", "refine"]}
+    side, strip, gap = 96, 18, 4  # contact_sheet's
+    whole = Image.new("RGB", (2 * side * sum(map(len, shown.values())), side * len(PROMPTS)), "white")
+    for y, prompt in enumerate(PROMPTS):
+        x = 0
+        for arm, names in shown.items():
+            sheet = Image.open(sheets / f"{'-'.join([arm, *parse(prompt)])}-0.png")
+            for name in names:
+                top = every[arm].index(name) * (side + strip + gap) + strip
+                for view in (0, 1):
+                    left = gap + view * (side + gap)
+                    whole.paste(sheet.crop((left, top, left + side, top + side)), (x, y * side))
+                    x += side
+    return whole
+
+
 def read(path: Path) -> list[dict]:
     """The rows of a table, none where there is no file."""
     return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
@@ -130,11 +152,12 @@ def write(path: Path, table: list[dict]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("arms", nargs="+", choices=ARMS)
+    parser.add_argument("arms", nargs="*", choices=ARMS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--out", type=Path, default=DATA / "dreamflow.csv")
     parser.add_argument("--sheets", type=Path, default=Path("runs/dreamflow"))
+    parser.add_argument("--montage", type=Path, help="write a picture of all kinds there, from the sheets")
     args = parser.parse_args()
     priors: dict = {}
     for prompt in (prompt for prompt in PROMPTS if parse(prompt)[0] in args.kinds):
@@ -151,6 +174,8 @@ def main() -> None:
                 table = [r for r in read(args.out) if (r["arm"], r["kind"], r["colour"], r["seed"]) not in mine]
                 write(args.out, table + new)
                 print(arm, prompt, seed, *(f"{r['part']} {r['cpu_seconds']} s" for r in new), sep=" | ", flush=True)
+    if args.montage:
+        save_image(montage(args.sheets), args.montage, quality=90)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--sheets", type=Path, default=Path("runs/refiner"))
     args = parser.parse_args()
     refiner, plain = DiffusionPrior.load("toybox-refiner"), DiffusionPrior.load("toybox")
-    plain.resolution = 128
+    plain.resolution, plain.shape = refiner.resolution, refiner.shape
     rows = []
     for prompt in PROMPTS:
         kind, colour = parse(prompt)

@@ -44,7 +44,7 @@ def rgb(scene, prior, cameras, resolution, background, generator) -> tuple[Rende
         raise FloatingPointError(f"the render has {unbound(render.rgb)} of {render.rgb.numel()} values that are not finite: "
                                  f"{state_of(scene)}")
     if not render.rgb.requires_grad:
-        raise ValueError("the render has no gradient: let the prior look at a picture of latents as it is, look=latents")
+        raise ValueError("the render has no gradient: let the prior look at the latents as they are, look=latents")
     return render, prior.encode(render.rgb)
 
 
@@ -61,8 +61,8 @@ def normals(scene, prior, cameras, resolution, background, generator) -> tuple[R
 
 
 def latents(scene, prior, cameras, resolution, background, generator) -> tuple[None, Tensor]:
-    """The prior looks at the leaf of a picture of latents, without a render."""
-    return None, scene.latent()
+    """The prior looks at a scene's latents as they are, without a render: a picture's, or a field's seen by cameras."""
+    return None, scene.latent(cameras, prior.shape[-1], background, generator)
 
 
 def check_leaves(scene: Scene) -> None:
@@ -148,7 +148,7 @@ class Stage:
 
 @dataclass
 class Step:
-    """What a notebook wants to plot of one step. ``render`` is None for a picture of latents: ``scene.render()`` decodes it.
+    """What a notebook wants to plot of one step. ``render`` is None for a scene of latents: ``scene.render()`` shows it.
 
     ``loss``: mean square of the residual; the surrogate's means nothing.
     """

@@ -94,6 +94,30 @@ def test_a_hand_over_that_was_stopped_goes_on_bit_for_bit(owner, name, call, who
     assert held(tmp_path) == held(whole)
 
 
+FLOW = {f"{part}.{k}": v for part in METHODS["dreamflow"].toy for k, v in {
+    "rule.grid.points": 3, "views": 1, "resolution": 16}.items()} | {"nerf.start.samples": 16, "geometry.start.cells": 12}
+
+
+@pytest.mark.slow
+def test_every_part_of_dreamflow_goes_on_where_it_was_stopped_and_may_lose_its_files(prior, tmp_path):
+    asked = METHODS["dreamflow"].ask("a red mug", changes=FLOW)
+    whole, folder = tmp_path / "whole", tmp_path / "stopped"
+    assert go(asked, whole, prior) == [(name, i) for name in asked.parts for i in range(3)]
+    for name in asked.parts:
+        for item in work(asked, folder, prior=prior, until=name):  # those before it are done
+            assert item.name == name and next(steps := item.run(every=2, progress=False)).step == 0
+            break
+        del steps, item  # as a kill does
+        assert {part for part, _ in go(asked, folder, prior, until=name)} == {name}
+    assert held(folder) == held(whole)
+    for name in asked.parts:  # by hand
+        (folder / name / "scene.safetensors").unlink()  # the checkpoint has what was learnt
+        assert go(asked, folder, prior) == [] and held(folder) == held(whole)
+        for file in FILES:
+            (folder / name / file).unlink()
+        assert go(asked, folder, prior) == [(name, i) for i in range(3)] and held(folder) == held(whole)
+
+
 def test_a_part_that_is_done_is_not_run_again(whole, prior):
     before = held(whole)
     assert go(ask(), whole, prior) == [] and held(whole) == before

@@ -25,6 +25,7 @@ from dreamlab.toybox.render import render as render_truth
 
 SMALL = {"points": {"prior": "toybox", "points": 60}, "ball": {"points": 60}, "surface": {"points": 60, "of": "first"},
          "blob": {"levels": 2, "finest": 32, "hidden": 8, "samples": 8, "radius": 0.85}, "latents": {"pictures": 2},
+         "latent_blob": {"levels": 2, "finest": 32, "hidden": 8, "samples": 8, "radius": 0.85},
          "pixels": {"pictures": 2}, "again": {"of": "first"}, "voxels": {"side": 8},
          "sphere": {"cells": 12, "levels": 2, "finest": 32, "hidden": 8},
          "given": {"file": pyramid(), "levels": 2, "finest": 32, "hidden": 8},

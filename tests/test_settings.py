@@ -157,7 +157,7 @@ def test_what_an_option_that_does_not_apply_says():
             ({"rule": "LODS", "prompts.perp_neg": True}, "LODS"),
             ({"rates.colours": 0.1}, "rates name colours"),
             ({"steps.more": 1}, "steps has no options"),
-            ({"look": "latents"}, "no picture of latents")):
+            ({"look": "latents"}, "not made of latents")):
         with pytest.raises(ValueError, match=says):
             made = toy.set({"start.points": 60} | changes).build("a red mug", prior())
             advance(made, make_optimiser(made), 0)

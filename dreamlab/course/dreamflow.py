@@ -116,10 +116,15 @@ TIME = {
 }
 
 
+def mesh_rows() -> list[dict]:
+    """The table of ``benchmarks.dreamflow``: a row for each part of each run."""
+    return [*csv.DictReader((DATA / "dreamflow.csv").read_text().splitlines())]
+
+
 def mesh_pairs(arms: set[str]) -> list[Runs]:
-    """The table of ``benchmarks.dreamflow`` by kind and seed, where all of these arms are there."""
+    """The same by kind and seed, where all of these arms are there."""
     found: dict[tuple, Runs] = {}
-    for row in csv.DictReader((DATA / "dreamflow.csv").read_text().splitlines()):
+    for row in mesh_rows():
         found.setdefault((row["kind"], row["seed"]), {})[f"{row['arm']} {row['part']}"] = row
     return [runs for runs in found.values() if arms <= {name.split()[0] for name in runs}]
 

@@ -14,11 +14,12 @@ from dreamlab.pipeline import Method, Part
 from dreamlab.prompts import ViewPrompts
 from dreamlab.rules import SDS, VSD
 from dreamlab.scenes.growth import Growth
+from dreamlab.scenes.latent import latent_blob
 from dreamlab.scenes.tets import nerf_to_tets, sphere
 from dreamlab.scenes.textured import given, texture
 from dreamlab.schedules import Annealed, Cosine, alpha_sigma2, balanced, one, sigma2
 from dreamlab.settings import keep
-from dreamlab.stage import normals
+from dreamlab.stage import latents, normals
 
 # What threestudio's methods share: a radiance field, one view a step, plain prompts, none of LucidDreamer's regularisers
 THREESTUDIO = PAPER_FIELD.set({
@@ -40,6 +41,13 @@ BASELINES = [
     baseline("prolificdreamer", "ProlificDreamer: a radiance field by VSD", THREESTUDIO.set({
         "rule": partial(VSD.for_prior, guidance=7.5, weight=sigma2), "timesteps": Annealed(980, 500, since=0.2, until=0.2),
         "steps": 25_000, "cameras": Orbit((-10.0, 45.0), (1.0, 1.5), (40.0, 70.0))})),
+    # Latent-NeRF (arXiv 2211.07600), sketches and meshes as guides apart. Its first blob is smaller, and its prior was Stable
+    # Diffusion 1.4. Left out: the learnt background, and the loss on how sharp the silhouette is.
+    baseline("latent-nerf", "Latent-NeRF: a radiance field of latents by SDS, without the encoder", THREESTUDIO.set({
+        "start": partial(latent_blob, levels=16, finest=2048, hidden=64, samples=128), "look": latents,
+        "rule": partial(SDS.for_prior, guidance=100.0, weight=alpha_sigma2), "timesteps": Annealed(980, 980, until=0.3),
+        "steps": 5000, "cameras": Orbit((-60.0, 89.0), (1.0, 1.5), (40.0, 70.0)),
+        "rates": {"grid": 1e-2, "density": 1e-3, "color": 1e-3}})),
     # LucidDreamer (arXiv 2311.11284). Its points come from Point-E; here from DreamMapping's points prior.
     baseline("luciddreamer", "LucidDreamer: Gaussians from points by ISM", PAPER.set(rule="ISM")),
     # GaussianDreamer (arXiv 2310.08529). Left out: its sparsity loss, the clipping of its gradient, and its black background.

@@ -65,6 +65,7 @@ TOY = {
     "blob": ({"levels": 4, "finest": 64, "hidden": 32, "samples": 32, "radius": 0.85},
              {"grid": 2e-2, "density": 3e-3, "color": 3e-3}, Annealed(950, 300, until=0.8)),
 }
+TOY["latent_blob"] = TOY["blob"]
 
 
 def toy(part: Part) -> Part:

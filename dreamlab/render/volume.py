@@ -113,6 +113,14 @@ def volume(field: Field, cameras: Cameras, resolution: int, background: Float[Te
     ball cost nothing. Differentiable in the field, and in a background that is a function of the direction. ValueError for a
     size below 1, or another number of backgrounds.
     """
+    *seen, taken = composite(field, cameras, resolution, background, samples, radius, generator, occupancy)
+    return Render(*seen, samples=taken)
+
+
+def composite(field: Callable, cameras: Cameras, resolution: int, background: Tensor | Callable, samples: int, radius: float,
+              generator: torch.Generator | None, occupancy: Occupancy | Bool[Tensor, "c c c"] | None) -> tuple:
+    """:func:`volume` for a field of any c numbers in place of colours: these over the background (b, h, w, c), alpha, depth,
+    and the samples."""
     if resolution < 1 or samples < 1:
         raise ValueError(f"resolution and samples must be at least 1, got {resolution} and {samples}")
     if isinstance(background, Tensor) and background.ndim == 2 and len(background) != len(cameras):
@@ -143,11 +151,10 @@ def volume(field: Field, cameras: Cameras, resolution: int, background: Float[Te
         w = weights(density.new_zeros(t.numel()).index_put((taken,), density).reshape(t.shape), delta).flatten()[taken]
         t = t.flatten()[taken]
     seen = w * torch.cat([rgb.T, (t * along[ray])[None], torch.ones_like(t)[None]])  # rgb, depth and alpha of each sample
-    image = seen.new_zeros(5, len(origins)).index_add(1, ray, seen)
-    rgb, depth, alpha = image.T.reshape(*shape, 5).split([3, 1, 1], -1)
+    image = seen.new_zeros(len(seen), len(origins)).index_add(1, ray, seen)
+    rgb, depth, alpha = image.T.reshape(*shape, -1).split([len(seen) - 2, 1, 1], -1)
     if isinstance(background, Tensor):
-        behind = background.to(rgb).reshape(-1, 1, 1, 3)
+        behind = background.to(rgb).reshape(-1, 1, 1, rgb.shape[-1])
     else:
-        behind = background(directions).reshape(*shape, 3)
-    return Render(rgb + (1 - alpha) * behind, alpha, depth / alpha.clamp(min=1e-10),
-                  samples=Samples(points, w.detach(), ray, directions))
+        behind = background(directions).reshape(*shape, -1)
+    return (rgb + (1 - alpha) * behind, alpha, depth / alpha.clamp(min=1e-10), Samples(points, w.detach(), ray, directions))

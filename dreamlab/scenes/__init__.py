@@ -10,15 +10,16 @@ from dreamlab.priors.base import Prior
 from dreamlab.scenes.base import Begin, Scene, again
 from dreamlab.scenes.convert import surface
 from dreamlab.scenes.gaussians import Gaussians, ball, points
+from dreamlab.scenes.latent import LatentNeRF, latent_blob
 from dreamlab.scenes.nerf import NeRF, blob
 from dreamlab.scenes.picture import Picture, latents, pixels
 from dreamlab.scenes.tets import Tets, nerf_to_tets, shape, sphere
 from dreamlab.scenes.textured import Textured, given, texture
 
-SCENES = {scene.__name__: scene for scene in (Gaussians, NeRF, Picture, Tets, Textured)}
+SCENES = {scene.__name__: scene for scene in (Gaussians, LatentNeRF, NeRF, Picture, Tets, Textured)}
 # How a scene may begin, by the name that settings know it by
 STARTS = {start.__name__: start for start in (
-    points, ball, blob, latents, pixels, surface, again, nerf_to_tets, shape, sphere, texture, given)}
+    points, ball, blob, latent_blob, latents, pixels, surface, again, nerf_to_tets, shape, sphere, texture, given)}
 
 __all__ = ["SCENES", "STARTS", "Begin", "Gaussians", "NeRF", "Picture", "Scene", "Tets", "Textured", "load", "notes"]
 

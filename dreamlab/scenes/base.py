@@ -65,9 +65,10 @@ class Scene(Protocol):
         """How many views it shows at least: 1, or all of several pictures."""
         return 1
 
-    def latent(self) -> Tensor:
-        """What a prior may see without a render: a picture of latents has it. ValueError for others."""
-        raise ValueError(f"a {type(self).__name__} is no picture of latents: set look=rgb, to show the prior its colours")
+    def latent(self, cameras: Cameras | None = None, side: int | None = None, background: Tensor | None = None,
+               generator: torch.Generator | None = None) -> Tensor:
+        """What a prior may see without a render: a scene of latents has it. ValueError for others."""
+        raise ValueError(f"a {type(self).__name__} is not made of latents: set look=rgb, to show the prior its colours")
 
     def state_dict(self) -> dict[str, Tensor]:
         """The leaves, detached."""

@@ -1,4 +1,5 @@
 """A neural radiance field: multi-resolution hash grid (Instant-NGP, arXiv 2201.05989) and two small networks."""
+from collections.abc import Callable
 from itertools import product
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from dreamlab.cameras import Cameras
 from dreamlab.checks import Count, Positive, Range, checked
-from dreamlab.render.volume import Occupancy, normals, occupied, volume
+from dreamlab.render.volume import Occupancy, composite, normals, occupied
 from dreamlab.scenes.base import Begin, Scene
 from dreamlab.types import Images, Render
 
@@ -90,12 +91,13 @@ class NeRF(Scene):
 
     @checked
     def __init__(self, grid: HashGrid | None = None, hidden: Count = 64, radius: Positive = 1.0, samples: Count = 64,
-                 bias: float = 10.0, width: Positive = 0.5, sky: bool = False, generator: torch.Generator | None = None):
+                 bias: float = 10.0, width: Positive = 0.5, sky: bool = False, channels: Count = 3,
+                 generator: torch.Generator | None = None):
         self.radius, self.samples, self.bias, self.width, self.hidden = radius, samples, bias, width, hidden
         self.occupancy: Occupancy | None = None
         self.grid = grid or HashGrid(generator=generator)
         n = sum(table.shape[1] for table in self.grid.tables)
-        layers = [("density", n, hidden, 1), ("color", n, hidden, 3)] + [("background", 9, 16, 3)] * sky
+        layers = [("density", n, hidden, 1), ("color", n, hidden, channels)] + [("background", 9, 16, 3)] * sky
         seed = torch.randint(2**62, (), generator=generator) if generator else 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed))
@@ -143,14 +145,20 @@ class NeRF(Scene):
         if background is None and "background" not in self.mlps:
             raise ValueError("background is none, which asks for the field's own, and it has none: make it with sky=True, or "
                              "give a colour")
+        behind = self.behind if background is None else background
+        *seen, samples = self.seen(self.field, cameras, resolution, behind, generator)
+        return Render(*seen, samples=samples)
+
+    def seen(self, field: Callable, cameras: Cameras, resolution: int, behind: Tensor | Callable,
+             generator: torch.Generator | None) -> tuple:
+        """What it shows of a field of its density (:func:`dreamlab.render.volume.composite`)."""
         device = self.grid.tables[0].device
         if device.type == "cuda" and not self.occupancy:
             self.occupancy = Occupancy(self.density, self.radius, self.samples, device)
         if self.occupancy:
             self.occupancy.look()
         occupancy = self.occupancy or occupied(self.density, self.radius, device)
-        behind = self.behind if background is None else background
-        return volume(self.field, cameras.to(device), resolution, behind, self.samples, self.radius, generator, occupancy)
+        return composite(field, cameras.to(device), resolution, behind, self.samples, self.radius, generator, occupancy)
 
     def config(self) -> dict:
         own = {"sky": True} if "background" in self.mlps else {}  # only then, so that files stay what they were
@@ -158,11 +166,11 @@ class NeRF(Scene):
             "grid": self.grid.config}
 
     @classmethod
-    def rebuild(cls, config: dict, leaves: dict[str, Tensor], prior=None) -> "NeRF":
+    def rebuild(cls, config: dict, leaves: dict[str, Tensor], prior=None, **more) -> "NeRF":
         throwaway = torch.Generator().manual_seed(0)  # the leaves are written over
         device = next(iter(leaves.values())).device
         scene = cls(HashGrid(**config["grid"], generator=throwaway), **{k: v for k, v in config.items() if k != "grid"},
-                    generator=throwaway)
+                    generator=throwaway, **more)
         scene.grid.to(device)
         scene.mlps.to(device)
         scene.load_state_dict(leaves)

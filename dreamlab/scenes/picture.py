@@ -42,7 +42,7 @@ class Picture(Scene):
     def parameters(self) -> dict[str, Tensor]:
         return {"latents" if self.decode else "pixels": self.x}
 
-    def latent(self) -> Float[Tensor, "n c h w"]:
+    def latent(self, *view) -> Float[Tensor, "n c h w"]:
         """The leaf itself, ready for a rule. ValueError for a picture of pixels: ``encode`` its rgb."""
         if self.decode is None:
             raise ValueError("this picture is stored as pixels: use prior.encode(picture.render().rgb)")
