@@ -7,6 +7,7 @@ not run again. Contact sheets of the last parts go to ``runs/dreamflow``.
 * ``field``: the method dreamflow, from a radiance field. * ``points``: dreamflow-points.
 * ``plain``, ``colour``: the geometry of dreamflow-points under the plain prior, on normals and on colours.
 * ``true``: the same geometry from the true shape, to see what it spoils.
+* ``montage``: no runs, but a picture of all kinds, from the sheets of points and field, to dreamflow.webp beside the table.
 """
 import argparse
 import csv
@@ -152,17 +153,16 @@ def write(path: Path, table: list[dict]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("arms", nargs="*", choices=ARMS)
+    parser.add_argument("arms", nargs="+", choices=[*ARMS, "montage"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--out", type=Path, default=DATA / "dreamflow.csv")
     parser.add_argument("--sheets", type=Path, default=Path("runs/dreamflow"))
-    parser.add_argument("--montage", type=Path, help="write a picture of all kinds there, from the sheets")
     args = parser.parse_args()
     priors: dict = {}
     for prompt in (prompt for prompt in PROMPTS if parse(prompt)[0] in args.kinds):
         for seed in args.seeds:
-            for arm in args.arms:
+            for arm in (arm for arm in args.arms if arm in ARMS):
                 method, changes, until = ARMS[arm]
                 asked = METHODS[method].ask(prompt, "toy", seed, changes)
                 last = asked.tag(until or list(asked.parts)[-1])
@@ -174,8 +174,8 @@ def main() -> None:
                 table = [r for r in read(args.out) if (r["arm"], r["kind"], r["colour"], r["seed"]) not in mine]
                 write(args.out, table + new)
                 print(arm, prompt, seed, *(f"{r['part']} {r['cpu_seconds']} s" for r in new), sep=" | ", flush=True)
-    if args.montage:
-        save_image(montage(args.sheets), args.montage, quality=90)
+    if "montage" in args.arms:
+        save_image(montage(args.sheets), DATA / "dreamflow.webp", quality=90)
 
 
 if __name__ == "__main__":
