@@ -18,7 +18,7 @@ EXERCISES = [
         ("step // views", "step % views"): "remainder",
         ("start + (end - start)", "end + (end - start)"): "starts at end",
         (".round()", ".floor()"): "rounded down",
-        ("return ", "return step[:3] + 0 * "): "shape",
+        ("return ", "return step[:, None] + 0 * "): "shape",
     }),
     ("13_dreamflow", "chamfer", dreamflow.check_chamfer, {
         ("(far.amin(1).mean() + far.amin(0).mean()) / 2", "far.amin(1).mean()"): "from a to b",

@@ -144,7 +144,7 @@ def check_timestep(answer: Callable) -> str:
     right = torch.tensor([grid.bounds(int(i), grid.steps)[0] for i in step])
 
     def at(share: torch.Tensor) -> torch.Tensor:
-        return (start + (end - start) * share).round()
+        return (start + (end - start) * share).double().round()
 
     found = answer(step, start, end, points, views)
     return judge(found.double() if isinstance(found, torch.Tensor) else found, right.double(), {
@@ -155,8 +155,8 @@ def check_timestep(answer: Callable) -> str:
         "this ends at end itself: the last t is one spacing above it.": at(step // views / (points - 1)),
         "this rises: it goes from start to end.": end + start - at(step // views / points),
         "this is the remainder: which view of a timestep it is, not which timestep.": at(step % views / points),
-        "this starts at end.": (end + (end - start) * (step // views) / points).round(),
-        "rounded down: take the nearest whole number.": (start + (end - start) * (step // views) / points).floor(),
+        "this starts at end.": (end + (end - start) * (step // views) / points).double().round(),
+        "rounded down: take the nearest whole number.": (start + (end - start) * (step // views) / points).double().floor(),
     }, "the i-th of the timesteps, i = step // views, is i / points of the way from start to end.")
 
 
