@@ -50,5 +50,5 @@ def test_a_step_asks_no_encoder(prior, monkeypatch):
 def test_maps_of_another_prior_are_refused(prior):
     scene = PART.build("a red mug", prior).scene
     state = scene.state_dict() | {"to_rgb": torch.zeros(9, 3)}
-    with pytest.raises(ValueError, match="to_rgb of another prior"):
+    with pytest.raises(ValueError, match="to_rgb of another LatentNeRF"):
         scene.load_state_dict(state)

@@ -89,7 +89,7 @@ def test_a_textured_mesh_goes_on_and_takes_no_other_mesh(prior):
     ball = scenes.STARTS["ball"](begin(prior), points=9)
     with pytest.raises(ValueError, match="start.of must name a part that made a mesh, got 'first', which made a Gaussians"):
         texture(begin(prior, lambda name: ball), of="first")
-    with pytest.raises(ValueError, match="vertices of another mesh: build the Textured"):
+    with pytest.raises(ValueError, match="vertices of another Textured: build the one"):
         made.load_state_dict(made.state_dict() | {"vertices": made.kept["vertices"] + 1})
     for faces in (made.kept["faces"] + 3, made.kept["faces"][:0], made.kept["faces"] * 1.0):
         with pytest.raises((ValueError, TypeError)):

@@ -161,7 +161,7 @@ def check_timestep(answer: Callable) -> str:
 
 
 def check_chamfer(answer: Callable) -> str:
-    """Exercise 2: ``chamfer(a, b)`` of points (N, 3) and (M, 3), a number in a tensor."""
+    """Exercise 3: ``chamfer(a, b)`` of points (N, 3) and (M, 3), a number in a tensor."""
     g = torch.Generator().manual_seed(132)
     a, b = torch.randn(60, 3, generator=g), 1.3 * torch.randn(40, 3, generator=g) + 0.2
     far = torch.cdist(a, b)
@@ -179,7 +179,7 @@ def check_chamfer(answer: Callable) -> str:
 
 
 def check_shift(answer: Callable) -> str:
-    """Exercise 3: ``shift(views)`` of pictures (K, n) that follow each other, a number in a tensor: way over distance."""
+    """Exercise 2: ``shift(views)`` of pictures (K, n) that follow each other, a number in a tensor: way over distance."""
     g = torch.Generator().manual_seed(133)
     views = torch.randn(7, 50, generator=g).cumsum(0)
     moved = views.diff(dim=0).square().mean(1).sqrt()

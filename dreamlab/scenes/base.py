@@ -1,8 +1,9 @@
 """What every scene is, how it is written to a file, and what it begins with."""
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -23,7 +24,7 @@ class Scene(Protocol):
 
     ``kernels`` is the package that draws it on CUDA, ``rates`` what Adam moves its leaves with where nothing else is said,
     ``dimensions`` 2 for what looks the same from everywhere, ``few`` how many of its parts cost next to nothing,
-    ``meshed`` whether :meth:`mesh` is what it draws.
+    ``meshed`` whether :meth:`mesh` is what it draws, ``kept`` the tensors by name that its file holds and that do not learn.
     Its class stands in the list of :mod:`dreamlab.scenes`.
     """
 
@@ -32,6 +33,7 @@ class Scene(Protocol):
     dimensions: ClassVar[int] = 3
     few: ClassVar[int] = 1
     meshed: ClassVar[bool] = False
+    kept: Mapping[str, Tensor] = MappingProxyType({})
 
     def parameters(self) -> dict[str, Tensor]:
         """The leaves by name; ``GROUP.REST`` belongs to a group of leaves with one rate."""
@@ -71,13 +73,15 @@ class Scene(Protocol):
         raise ValueError(f"a {type(self).__name__} is not made of latents: set look=rgb, to show the prior its colours")
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The leaves, detached."""
-        return {name: leaf.detach() for name, leaf in self.parameters().items()}
+        """The leaves, detached, and what is kept beside them."""
+        return {name: leaf.detach() for name, leaf in self.parameters().items()} | self.kept
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over the values of leaves. ValueError, and no change, where names or shapes differ."""
-        mine = self.parameters()
+        """Take over the values of leaves. ValueError, and no change, where names or shapes differ, or what is kept does."""
+        if other := [name for name, mine in self.kept.items() if name in state and not torch.equal(state[name].to(mine), mine)]:
+            raise ValueError(f"{other[0]} of another {type(self).__name__}: build the one that they were saved from")
+        state, mine = {name: leaf for name, leaf in state.items() if name not in self.kept}, self.parameters()
         if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in mine.items()}:
             here = ", ".join(f"{k} {tuple(v.shape)}" for k, v in mine.items())
             raise ValueError(f"{len(state)} tensors of another {type(self).__name__}, where this one has {here}: build the one "

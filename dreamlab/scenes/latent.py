@@ -1,4 +1,4 @@
-"""A radiance field in a prior's latents (Latent-NeRF, arXiv 2211.07600, section 3.1): no encoder is in the loop."""
+"""A radiance field in a prior's latents (Latent-NeRF, arXiv 2211.07600): no encoder is in the loop."""
 from typing import Annotated
 
 import torch
@@ -16,12 +16,13 @@ class LatentNeRF(NeRF):
     """A :class:`NeRF` whose network gives the c latents of a prior in place of a colour, any real numbers.
 
     :meth:`latent` is what a rule sees, one ray a latent: let the prior look at it, look=latents. Colours, for people and for a
-    mesh, are (latents, 1) @ ``to_rgb``, a linear map as in the paper's section 3.4, and plain colours behind it are (rgb, 1) @
+    mesh, are (latents, 1) @ ``to_rgb``, a linear map as where the paper refines colours, and plain colours behind it are (rgb, 1) @
     ``to_latent``; both maps are fitted once (:func:`maps`), and are no leaves.
     """
 
     def __init__(self, *given, to_rgb: Float[Tensor, "c1 3"], to_latent: Float[Tensor, "4 c"], **settings):
-        super().__init__(*given, channels=len(to_rgb) - 1, **settings)
+        self.channels = len(to_rgb) - 1
+        super().__init__(*given, **settings)
         self.kept = {"to_rgb": to_rgb.detach().clone(), "to_latent": to_latent.detach().clone()}
 
     def latents(self, points: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, "n"], Float[Tensor, "n c"]]:
@@ -38,16 +39,6 @@ class LatentNeRF(NeRF):
         """What each camera sees, ``side`` latents wide, over the latents of a plain background."""
         behind = mapped(background.to(self.kept["to_latent"]), self.kept["to_latent"])
         return self.seen(self.latents, cameras, side, behind, generator)[0].movedim(-1, 1)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The leaves, detached, and the two maps."""
-        return super().state_dict() | self.kept
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over the values of leaves. ValueError, and no change, where names or shapes differ, or a map is another's."""
-        if other := [name for name, mine in self.kept.items() if name in state and not torch.equal(state[name].to(mine), mine)]:
-            raise ValueError(f"{other[0]} of another prior: build the {type(self).__name__} that they were saved from")
-        super().load_state_dict({name: leaf for name, leaf in state.items() if name not in self.kept})
 
     @classmethod
     def rebuild(cls, config: dict, leaves: dict[str, Tensor], prior: Prior | None = None) -> "LatentNeRF":

@@ -88,16 +88,17 @@ class NeRF(Scene):
 
     kernels = "nerfacc"
     rates = {"grid": 1e-2, "density": 1e-3, "color": 1e-3, "background": 1e-3}  # threestudio's ProlificDreamer
+    channels = 3  # of what its network gives besides the density
 
     @checked
     def __init__(self, grid: HashGrid | None = None, hidden: Count = 64, radius: Positive = 1.0, samples: Count = 64,
-                 bias: float = 10.0, width: Positive = 0.5, sky: bool = False, channels: Count = 3,
+                 bias: float = 10.0, width: Positive = 0.5, sky: bool = False,
                  generator: torch.Generator | None = None):
         self.radius, self.samples, self.bias, self.width, self.hidden = radius, samples, bias, width, hidden
         self.occupancy: Occupancy | None = None
         self.grid = grid or HashGrid(generator=generator)
         n = sum(table.shape[1] for table in self.grid.tables)
-        layers = [("density", n, hidden, 1), ("color", n, hidden, channels)] + [("background", 9, 16, 3)] * sky
+        layers = [("density", n, hidden, 1), ("color", n, hidden, self.channels)] + [("background", 9, 16, 3)] * sky
         seed = torch.randint(2**62, (), generator=generator) if generator else 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed))

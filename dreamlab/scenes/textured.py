@@ -104,16 +104,6 @@ class Textured(Painted):
     def surface(self) -> tuple[Vertices, Faces]:
         return self.kept["vertices"], self.kept["faces"]
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """The texture's leaves, detached, and ``vertices`` and ``faces``."""
-        return super().state_dict() | self.kept
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over the values of leaves. ValueError, and no change, where names or shapes differ, or the mesh is another."""
-        if other := [name for name, mine in self.kept.items() if name in state and not torch.equal(state[name].to(mine), mine)]:
-            raise ValueError(f"{other[0]} of another mesh: build the {type(self).__name__} that they were saved from")
-        super().load_state_dict({name: leaf for name, leaf in state.items() if name not in self.kept})
-
 
 def draw(vertices: Vertices, faces: Faces, paint, cameras: Cameras, resolution: int, background: Tensor) -> Render:
     """A mesh under a function ``paint(points (n, 3)) -> rgb (n, 3)``: colour, coverage, depth, and world normals times
