@@ -116,8 +116,8 @@ def rows(arm: str, asked: Asked, until: str | None, priors: dict, sheets: Path) 
 
 
 def montage(sheets: Path) -> Image.Image:
-    """Each kind from the front and from 45 degrees: the truth, what the parts of ``points`` make, and of ``field`` its field and its
-    end; cut out of the sheets of seed 0. A row a kind, 96 pixels a view."""
+    """Each kind from the front and from 45 degrees: the truth, what the parts of ``points`` make, and the field and the end of
+    ``field``; cut out of the sheets of seed 0. A row a kind, 96 pixels a view."""
     shown = {"points": ["ground truth", "start", "geometry", "texture", "refine"], "field": ["nerf", "refine"]}
     every = {"points": ["ground truth", "start", "geometry", "texture", "refine"],
              "field": ["ground truth", "nerf", "mesh", "geometry", "texture", "refine"]}

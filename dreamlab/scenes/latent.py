@@ -16,8 +16,8 @@ class LatentNeRF(NeRF):
     """A :class:`NeRF` whose network gives the c latents of a prior in place of a colour, any real numbers.
 
     :meth:`latent` is what a rule sees, one ray a latent: let the prior look at it, look=latents. Colours, for people and for a
-    mesh, are (latents, 1) @ ``to_rgb``, a linear map as where the paper refines colours, and plain colours behind it are (rgb, 1) @
-    ``to_latent``; both maps are fitted once (:func:`maps`), and are no leaves.
+    mesh, are (latents, 1) @ ``to_rgb``, a linear map as where the paper refines colours, and plain colours behind it are
+    (rgb, 1) @ ``to_latent``; both maps are fitted once (:func:`maps`), and are no leaves.
     """
 
     def __init__(self, *given, to_rgb: Float[Tensor, "c1 3"], to_latent: Float[Tensor, "4 c"], **settings):
