@@ -209,4 +209,22 @@ class LucidOrbit(Orbit):
                      (max(f0 * self.narrower**k, self.narrowest), f1), (middle - half, middle + half), self.aim, self.roll_deg)
 
 
-ORBITS = {"Orbit": Orbit(), "LucidOrbit": LucidOrbit()}
+@dataclass(frozen=True)
+class Rings(Orbit):
+    """Cameras for a multi-view prior (MVDream, arXiv 2308.16512): each ``joined`` of them stand evenly around the object, at
+    one elevation, distance and field of view, the first at any azimuth."""
+
+    joined: Count = 4
+
+    @checked
+    def sample(self, n: Count, generator: torch.Generator) -> Cameras:
+        """n cameras, a ring after the other. ValueError unless n is a multiple of ``joined``."""
+        if n % self.joined:
+            raise ValueError(f"Rings gives {self.joined} cameras at a time, got {n}: let views be a multiple of {self.joined}")
+        firsts = super().sample(n // self.joined, generator)
+        ring = Cameras(*(getattr(firsts, f.name).repeat_interleave(self.joined, 0) for f in fields(firsts)))
+        around = torch.arange(self.joined).repeat(len(firsts)) * (360 / self.joined)
+        return replace(ring, azimuth_deg=(ring.azimuth_deg + around).remainder(360))
+
+
+ORBITS = {"Orbit": Orbit(), "LucidOrbit": LucidOrbit(), "Rings": Rings()}

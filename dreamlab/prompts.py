@@ -147,8 +147,8 @@ class ViewPrompts:
     linearly in between, at azimuths 0, 90 and 180 alone they are pure (LucidDreamer). ``perp_neg`` does so too, and names the
     views to stay away from, with the weights of :func:`perp_weights`. ``null`` and ``negative`` are texts (LucidDreamer
     passes its negative prompt as ``null``). ``prior`` needs only ``embed(texts, negative) -> (len(texts), ...)``, where
-    ``negative`` is true of these two; each distinct text is embedded once. ValueError for ``interpolate`` or ``perp_neg``
-    without ``views``.
+    ``negative`` is true of these two; each distinct text is embedded once. One that is told where cameras stand also has
+    ``posed(cond, cameras)``. ValueError for ``interpolate`` or ``perp_neg`` without ``views``.
     """
 
     prior: Any
@@ -181,15 +181,17 @@ class ViewPrompts:
         return cat([self._cache[text, negative] for text in texts])
 
     def __call__(self, cameras: Cameras) -> Prompt:
-        negative = None if self.negative is None else self.embed([self.negative], negative=True)
-        null = self.embed([self.null], negative=True)
+        posed = getattr(self.prior, "posed", lambda cond, cameras: cond)
+        negative = None if self.negative is None else posed(self.embed([self.negative], negative=True), cameras)
+        null = posed(self.embed([self.null], negative=True), cameras)
         if not (self.interpolate or self.perp_neg):
-            return Prompt(self.embed(self.texts(cameras)), null, negative)
+            return Prompt(posed(self.embed(self.texts(cameras)), cameras), null, negative)
         names = self.embed([f"{self.text}, {name} view" for name in VIEW_NAMES])
         away = cameras.view_angles().to(null.device)
         weights = torch.stack([(1 - away / 90).clamp(min=0), 1 - (away / 90 - 1).abs(), (away / 90 - 1).clamp(min=0)], -1)
-        perp = tuple(zip(rows(names)[:2], perp_weights(away), strict=True))
-        return Prompt(mix(names, weights), null, negative, perp if self.perp_neg else ())
+        perp = tuple((posed(row, cameras), weight)
+                     for row, weight in zip(rows(names)[:2], perp_weights(away), strict=True))
+        return Prompt(posed(mix(names, weights), cameras), null, negative, perp if self.perp_neg else ())
 
 
 def perp_weights(away: Float[Tensor, "b"]) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:

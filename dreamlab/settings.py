@@ -22,7 +22,7 @@ from dreamlab.scenes.base import own
 from dreamlab.scenes.growth import Growth
 from dreamlab.schedules import CURVES, TIMESTEPS, WEIGHTS
 from dreamlab.stage import LOOKS
-from dreamlab.toybox.dataset import backgrounds
+from dreamlab.toybox.dataset import backgrounds, grey
 
 # What the name of a field may be set to by a name. A new rule or scene comes in through its own list.
 CHOICES: dict[str, dict[str, Any]] = {
@@ -30,7 +30,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "rule": {name: partial(getattr(rules, name).for_prior) for name in rules.RULES},
     "timesteps": TIMESTEPS, "grid": {"Grid": TIMESTEPS["Grid"]}, "weight": WEIGHTS, "operator": rules.OPERATORS,
     "prompts": {"ViewPrompts": partial(ViewPrompts)}, "look": LOOKS, "cameras": ORBITS, "growth": {"Growth": Growth()},
-    "decay": CURVES, "optimiser": {"Adam": Adam()}, "background": {"backgrounds": backgrounds, "own": own},
+    "decay": CURVES, "optimiser": {"Adam": Adam()}, "background": {"backgrounds": backgrounds, "grey": grey, "own": own},
     "regularise": {loss.__name__: loss() for loss in (Smooth, Orientation, Surface)},
     "critic": {name: partial(critic) for name, critic in CRITICS.items()},
 }

@@ -62,10 +62,11 @@ def sharing(device: torch.device) -> Iterator[None]:
             future.result()
 
 
-def pieces(n: int) -> list[slice]:
-    """The rows of a batch of n, in pieces of two rows at least; in one where nothing is shared."""
-    k = max(1, min(_pieces.get(), n // 2))  # torch's GroupNorm refuses one row with one pixel
-    return [slice(i * n // k, (i + 1) * n // k) for i in range(k)]
+def pieces(n: int, whole: int = 1) -> list[slice]:
+    """The rows of a batch of n, in pieces of two rows at least; in one where nothing is shared. No piece ends within ``whole``
+    rows, of which n has a multiple."""
+    k, n = max(1, min(_pieces.get(), n // max(2, whole))), n // whole  # torch's GroupNorm refuses one row with one pixel
+    return [slice(i * n // k * whole, (i + 1) * n // k * whole) for i in range(k)]
 
 
 def each(function: Callable[[In], Out], items: Sequence[In]) -> list[Out]:

@@ -5,7 +5,7 @@ official code. Cameras are in this project's units, where an object fills a ball
 """
 from functools import partial
 
-from dreamlab.cameras import Orbit
+from dreamlab.cameras import Orbit, Rings
 from dreamlab.learner import Adam
 from dreamlab.losses import Surface
 from dreamlab.methods import dreamflow
@@ -17,13 +17,17 @@ from dreamlab.scenes.growth import Growth
 from dreamlab.scenes.latent import latent_blob
 from dreamlab.scenes.tets import nerf_to_tets, sphere
 from dreamlab.scenes.textured import given, texture
-from dreamlab.schedules import Annealed, Cosine, alpha_sigma2, balanced, one, sigma2
+from dreamlab.schedules import Annealed, Cosine, alpha_sigma2, balanced, noise_to_signal, one, sigma2
 from dreamlab.settings import keep
 from dreamlab.stage import latents, normals
 
 # What threestudio's methods share: a radiance field, one view a step, plain prompts, none of LucidDreamer's regularisers
 THREESTUDIO = PAPER_FIELD.set({
     "resolution": 64, "views": 1, "prompts": partial(ViewPrompts), "optimiser": Adam(), "regularise": None})
+
+# What several of them stay away from
+UGLY = ("ugly, bad anatomy, blurry, pixelated obscure, unnatural colors, poor lighting, dull, and unclear, cropped, lowres, "
+        "low quality, artifacts, duplicate, morbid, mutilated, poorly drawn face, deformed, dehydrated, bad proportions")
 
 
 def baseline(name: str, about: str, paper: Part) -> Method:
@@ -48,6 +52,13 @@ BASELINES = [
         "rule": partial(SDS.for_prior, guidance=100.0, weight=alpha_sigma2), "timesteps": Annealed(980, 980, until=0.3),
         "steps": 5000, "cameras": Orbit((-60.0, 89.0), (1.0, 1.5), (40.0, 70.0)),
         "rates": {"grid": 1e-2, "density": 1e-3, "color": 1e-3}})),
+    # MVDream (arXiv 2308.16512), its code's numbers, at the first resolution and two objects a step throughout. There the
+    # field of view is 15 to 60 degrees and the distance goes with it; the smallest t falls too, from 980 over as many steps.
+    baseline("mvdream", "MVDream: a radiance field by SDS from a multi-view prior", THREESTUDIO.set({
+        "prior": "mvdream", "rule": partial(SDS.for_prior, guidance=50.0, weight=noise_to_signal, rescale=0.5),
+        "prompts": partial(ViewPrompts, views=False, null=UGLY),
+        "timesteps": Annealed(980, 500, until=0.8, shared=True), "steps": 10_000, "views": 8,
+        "cameras": Rings((0.0, 30.0), (2.2, 2.75)), "rates": {"grid": 1e-2, "density": 1e-3, "color": 1e-3}})),
     # LucidDreamer (arXiv 2311.11284). Its points come from Point-E; here from DreamMapping's points prior.
     baseline("luciddreamer", "LucidDreamer: Gaussians from points by ISM", PAPER.set(rule="ISM")),
     # GaussianDreamer (arXiv 2310.08529). Left out: its sparsity loss, the clipping of its gradient, and its black background.
@@ -55,10 +66,7 @@ BASELINES = [
     baseline("gaussiandreamer", "GaussianDreamer: Gaussians from points by SDS", PAPER.set({
         "rule": partial(SDS.for_prior, guidance=101.0, weight=sigma2),
         "timesteps": Annealed(980, 550, since=500 / 1200, until=500 / 1200), "steps": 1200, "resolution": 1024,
-        "prompts": partial(ViewPrompts, null=(
-            "ugly, bad anatomy, blurry, pixelated obscure, unnatural colors, poor lighting, dull, and unclear, cropped, "
-            "lowres, low quality, artifacts, duplicate, morbid, mutilated, poorly drawn face, deformed, dehydrated, "
-            "bad proportions, unfocused")),
+        "prompts": partial(ViewPrompts, null=f"{UGLY}, unfocused"),
         "optimiser": Adam(), "regularise": None, "cameras": Orbit((-10.0, 45.0), (1.5, 4.0), (40.0, 70.0)),
         "growth": Growth(since=300, until=900, gradient=2e-4, split=0.04, opacity=0.05, wide=0.4, wide_since=500, reset=None,
                          reset_to=0.1),

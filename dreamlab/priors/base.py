@@ -9,7 +9,7 @@ from typing import Annotated, get_type_hints
 
 import torch
 
-from dreamlab.cameras import Orbit
+from dreamlab.cameras import Cameras, Orbit
 from dreamlab.checks import Count, Name, Positive, Range, Timestep, check, check_fields, finite
 from dreamlab.files import writing
 from dreamlab.noise import Schedule, ddim_sample, randn
@@ -33,6 +33,7 @@ class Card:
     ``views``       the cameras it was trained on, of which a file holds :data:`VIEWS`.
     ``base``        the prior that the folder's adapter belongs to, which has all other weights.
     ``highest``     the largest t it was trained on, where that is not the last.
+    ``joined``      how many views of one object it sees together, side by side in a batch (a multi-view prior).
     """
 
     world: str | None = None
@@ -42,6 +43,7 @@ class Card:
     views: Orbit | None = None
     base: Name | None = None
     highest: Timestep | None = None
+    joined: Count | None = None
 
     def __post_init__(self):
         check_fields(self)
@@ -98,6 +100,7 @@ class Prior(ABC):
     schedule: Schedule
     shape: tuple[int, ...]
     prediction: str = "epsilon"  # what ``_eps`` turns into noise; "v_prediction" for a velocity
+    joined: int = 1  # how many rows are views of one object, which it sees together
     card: Card = Card()
 
     @property
@@ -121,6 +124,9 @@ class Prior(ABC):
         prediction that is not finite, which names the prior.
         """
         n = len(x_t)
+        if n % self.joined:
+            raise ValueError(f"this prior sees {self.joined} views of one object together, got {n} rows: give a multiple of "
+                             f"{self.joined}, views of one object side by side")
         if tuple(x_t.shape[1:]) != tuple(self.shape):
             raise ValueError(f"x_t must have shape (B, {', '.join(map(str, self.shape))}), got {tuple(x_t.shape)}: give "
                              "samples of this prior")
@@ -129,7 +135,7 @@ class Prior(ABC):
             check_condition(cond)
         k, cond = len(conds), cat([expand(c, n) for c in conds])
         x_t, t = x_t.repeat(k, *[1] * (x_t.ndim - 1)), t.repeat(k)
-        eps = torch.cat(each(lambda rows: self._eps(x_t[rows], t[rows], take(cond, rows)), pieces(k * n)))
+        eps = torch.cat(each(lambda rows: self._eps(x_t[rows], t[rows], take(cond, rows)), pieces(k * n, self.joined)))
         return finite(eps, f"from finite x_t the prior ({type(self).__name__}) predicts", MEND).split(n)
 
     def predict(self, x_t: Sample, t: Steps, prompt: Prompt, *more) -> tuple[Sample, ...]:
@@ -175,6 +181,10 @@ class Prior(ABC):
     def decode(self, x: Sample) -> Images:
         """The way back: (B, 3, H, W) in [-1, 1] -> (B, H, W, 3), clamped to [0, 1]."""
         return ((x + 1) / 2).clamp(0, 1).movedim(1, -1)
+
+    def posed(self, cond: Cond, cameras: Cameras) -> Cond:
+        """The condition of each camera: as it is, but for a prior that is told where the cameras stand."""
+        return cond
 
     def embed(self, texts: list[str], negative: bool = False) -> Cond:
         """Texts -> conditions, one row each. ``negative``: of what to push away from, as null and negative prompts are, which

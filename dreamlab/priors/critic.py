@@ -121,7 +121,7 @@ class LearnedCritic(Critic):
     def _each(self, function: Callable, n: int, cond: Cond, camera: Cameras | None) -> list[Tensor]:
         """``function(rows, cond, camera)`` of the pieces of a batch of n."""
         cond = expand(cond, n)
-        return each(lambda rows: function(rows, take(cond, rows), camera and camera[rows]), pieces(n))
+        return each(lambda rows: function(rows, take(cond, rows), camera and camera[rows]), pieces(n, self.base.joined))
 
     @torch.no_grad()
     def eps(self, x_t, t, cond, camera=None):
@@ -172,6 +172,8 @@ class LoRACritic(LearnedCritic):
         super().__init__(prior, seed, base)
         if not hasattr(self.base, "unet"):
             raise ValueError(f"{type(self.base).__name__} has no UNet to adapt: use ExactCritic(prior)")
+        if camera and "camera" in self.base.reads:
+            raise ValueError("the UNet of this prior reads cameras itself: leave out camera")
         comparable(self, self.base)
         theirs = self.base.unet
         unet = copy.deepcopy(theirs, {id(tensor): tensor for tensor in [*theirs.parameters(), *theirs.buffers()]})

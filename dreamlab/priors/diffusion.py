@@ -12,15 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dreamlab.cameras import Cameras
 from dreamlab.checks import Name, checked, finite, shown
 from dreamlab.files import Refused, check_finite, check_weights, load_weights, refuse
 from dreamlab.noise import Schedule
 from dreamlab.priors.base import MEND, Card, Prior
-from dreamlab.prompts import Cond, Condition
+from dreamlab.priors.multiview import MVDREAM, VIEWS, Joined, camera_numbers, read_mvdream
+from dreamlab.prompts import Cond, Condition, expand
 from dreamlab.types import Images, Sample, Steps
 
 WEIGHTS = Path(__file__).parent.parent / "toybox/weights"
-BUNDLED = {"toybox": WEIGHTS / "prior", "toybox-normals": WEIGHTS / "normals", "toybox-refiner": WEIGHTS / "refiner"}
+BUNDLED = {"toybox": WEIGHTS / "prior", "toybox-normals": WEIGHTS / "normals", "toybox-refiner": WEIGHTS / "refiner",
+           "toybox-multiview": WEIGHTS / "multiview"}
 ADAPTER = "pytorch_lora_weights.safetensors"  # diffusers' name for it
 
 
@@ -52,6 +55,7 @@ SCORES = {False: 6.0, True: 2.5}  # negative -> the aesthetic score that the ref
 # What a model_index.json may name: these two libraries, and two parts that diffusers keeps in modules of its pipelines
 LIBRARIES = ("diffusers", "transformers")
 INSIDE = (["stable_diffusion", "StableDiffusionSafetyChecker"], ["shap_e", "ShapERenderer"])
+OURS = (MVDREAM,)  # and what is read here in the place of their code
 CODE = {"auto_map", "custom_pipeline", "custom_pipelines"}  # keys of a config that name code to run
 
 
@@ -130,7 +134,8 @@ def check_code(folder: Path) -> None:
             raise Refused(f"{file} names code to run (_class_name: {shown(kind)}), where the name of a class belongs: {mend}")
         if file.name == "model_index.json" and file.parent == folder:
             for part, home in said.items():
-                known = isinstance(home, list) and (home in INSIDE or len(home) == 2 and home[0] in (None, *LIBRARIES))
+                known = isinstance(home, list) and (
+                    home in (*INSIDE, *OURS) or len(home) == 2 and home[0] in (None, *LIBRARIES))
                 if not part.startswith("_") and isinstance(home, list | dict) and not known:
                     raise Refused(f"{file} takes {shown(part)} from {shown(home)}, and only {' and '.join(LIBRARIES)} are "
                                   f"trusted: {mend}")
@@ -230,8 +235,11 @@ def unet_eps(prior: "DiffusionPrior", unet, x_t: Sample, t: Steps, cond: Cond, *
     """
     dtype = prior.unet.dtype
     cond = (cond if isinstance(cond, Condition) else Condition({"text": cond})).to(dtype=dtype)
-    check_widths(cond, prior.reads, "embed the text with this prior")
-    if added := {name: tensor for name, tensor in cond.tensors.items() if name != "text"}:
+    check_widths(cond, prior.reads, "embed the text with this prior, and let ViewPrompts say which camera each row has"
+                 if "camera" in prior.reads else "embed the text with this prior")
+    if "camera" in cond.tensors:
+        more |= {"class_labels": cond["camera"], "cross_attention_kwargs": {"views": prior.joined}}
+    if added := {name: tensor for name, tensor in cond.tensors.items() if name not in ("text", "camera")}:
         more["added_cond_kwargs"] = added
     out = unet(x_t.to(dtype), t, encoder_hidden_states=cond["text"], **more).sample.to(x_t.dtype)
     return prior.schedule.eps_from_v(x_t, out, t) if prior.prediction == "v_prediction" else out
@@ -244,7 +252,8 @@ class DiffusionPrior(Prior):
     scales them, and x_t is alpha_t x + sigma_t eps whatever the folder's scheduler: EulerDiscrete's samples are x_t / alpha_t,
     which it turns into x_t before the UNet sees them. On CUDA the weights are fp16 unless ``dtype`` says otherwise, on CPU
     float32; inputs and outputs keep the dtype of ``x_t``. ``card`` is the folder's; ``refines``: it is the refiner, by its text
-    encoder; ``reads``: the width of each tensor of a condition, by its UNet.
+    encoder; ``reads``: the width of each tensor of a condition, by its UNet. One that reads cameras is a multi-view prior
+    (:mod:`dreamlab.priors.multiview`), whose card says how many views are ``joined``; 4 if it does not.
     """
 
     def __init__(self, pipe, resolution: int | None = None, card: Card | None = None):
@@ -264,6 +273,9 @@ class DiffusionPrior(Prior):
             pooled = config.projection_class_embeddings_input_dim - 5 * config.addition_time_embed_dim
             self.reads |= {"text_embeds": pooled, "time_ids": 5}
         self.card = card or Card()
+        if config.class_embed_type == "projection":
+            self.reads["camera"], self.joined = config.projection_class_embeddings_input_dim, self.card.joined or VIEWS
+            self.unet.set_attn_processor(Joined())
         self.resolution = resolution or self.card.pixels or size * pipe.vae_scale_factor
 
     @classmethod
@@ -289,14 +301,21 @@ class DiffusionPrior(Prior):
                 folder = Path(source if os.path.isdir(source) and source not in HUB else fetch(source, revision))
                 check_code(folder)
                 parts = check_parts(folder, mend)
-                from diffusers import StableDiffusionPipeline, StableDiffusionXLImg2ImgPipeline
+                from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLImg2ImgPipeline
+                from transformers import CLIPTokenizer
 
+                theirs = read_index(folder, mend)["unet"] == MVDREAM
                 models = {part: load_model(class_in(folder, part, mend), folder, part, MODELS[part], mend)
-                          for part in parts if part in MODELS}
+                          for part in parts if part in MODELS and not (theirs and part == "unet")}
                 kind, more = StableDiffusionPipeline, {"safety_checker": None, "requires_safety_checker": False}
                 if "text_encoder_2" in models:
                     kind, more = StableDiffusionXLImg2ImgPipeline, {"add_watermarker": False}
-                pipe = kind.from_pretrained(str(folder), local_files_only=True, feature_extractor=None, **more, **models)
+                if theirs:
+                    pipe = kind(unet=read_mvdream(folder / "unet", mend), feature_extractor=None, **more, **models,
+                                tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+                                scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"))
+                else:
+                    pipe = kind.from_pretrained(str(folder), local_files_only=True, feature_extractor=None, **more, **models)
         except Refused:
             raise
         except Exception as error:  # whatever a loader makes of damaged files
@@ -316,11 +335,19 @@ class DiffusionPrior(Prior):
             return cls(pipe.to(device, dtype), card=card)
 
     def adapt(self, folder: Path, card: Card) -> "DiffusionPrior":
-        """This prior, its UNet changed for good by the low-rank adapter (LoRA, arXiv 2106.09685) that a folder holds.
+        """This prior with the UNet that a folder holds, or its own, changed for good by the low-rank adapter (LoRA, arXiv
+        2106.09685) there.
 
-        FileNotFoundError where there is none, :class:`Refused` for one of another UNet.
+        FileNotFoundError where there is neither, :class:`Refused` for an adapter of another UNet.
         """
         file, mend = folder / ADAPTER, "put back what `dreamlab toybox train` wrote, or install dreamlab again"
+        if (folder / "unet").is_dir():
+            from diffusers import UNet2DConditionModel
+
+            check_code(folder)
+            unet = load_model(UNet2DConditionModel, folder, "unet", MODELS["unet"], mend)
+            self.pipe.unet = unet.to(self.device, self.unet.dtype)
+            return DiffusionPrior(self.pipe, card=card)
         found, like = load_weights(file, mend), {}
         layers = dict(self.unet.named_modules())
         for name in {key.partition(".lora_")[0] for key in found} & layers.keys():
@@ -369,8 +396,15 @@ class DiffusionPrior(Prior):
             found = {"text": out.hidden_states[-2], "text_embeds": out.text_embeds, "time_ids": about.expand(len(texts), -1)}
         for tensor in found.values():
             finite(tensor, f"the text encoder ({type(encoder).__name__}) makes of {shown(texts)}", MEND)
-        check_widths(Condition(found), self.reads, "take all the parts from one pipeline")
+        check_widths(Condition(found), {name: n for name, n in self.reads.items() if name != "camera"},
+                     "take all the parts from one pipeline")
         return Condition(found) if self.refines else found["text"]
+
+    def posed(self, cond: Cond, cameras: Cameras) -> Cond:
+        """The text with each camera's numbers, for a prior that reads them."""
+        if "camera" not in self.reads:
+            return cond
+        return Condition({"text": expand(cond, len(cameras)), "camera": camera_numbers(cameras).to(self.device)})
 
     def encode(self, images: Images) -> Sample:
         """Rendered (B, H, W, 3) in [0, 1] -> scaled latents, differentiable. Resized to the prior's resolution if need be.

@@ -15,6 +15,7 @@ from dreamlab.toybox.objects import COLOURS, HELD_OUT, KINDS, Toy
 from dreamlab.toybox.render import trace
 
 FRONT_BIAS = (0.62, 0.28, 0.10)  # shares of front, side and back views: the disease of web photographs, as a setting
+GREY = 0.5  # behind sets of views: its latents are near 0, where sampling begins
 KIND_NAMES, COLOUR_NAMES = list(KINDS), list(COLOURS)
 # Which colours a kind is shown in while training: all but the held-out one.
 TRAIN_COLOURS = torch.tensor([[c for c in range(len(COLOURS)) if (k, COLOUR_NAMES[c]) not in HELD_OUT] for k in KINDS])
@@ -36,6 +37,11 @@ def backgrounds(n: int, generator: torch.Generator) -> Float[Tensor, "n 3"]:
     """Plain backgrounds: a grey in [0.25, 1] with a tint of +-0.15, the same in training and in distillation."""
     grey = 0.25 + 0.75 * torch.rand(n, 1, generator=generator)
     return (grey + 0.3 * (torch.rand(n, 3, generator=generator) - 0.5)).clamp(0, 1)
+
+
+def grey(n: int, generator: torch.Generator) -> Float[Tensor, "n 3"]:
+    """Middle grey behind all, as the bundled multi-view prior has seen it."""
+    return torch.full((n, 3), GREY)
 
 
 @dataclass
