@@ -5,6 +5,7 @@ Two things are added. Each row's camera, ``NUMBERS`` of them, goes through a pro
 weights have latent-diffusion's names and a class of their own, which is code: :func:`read_mvdream` puts them into diffusers'
 class.
 """
+import copy
 import json
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from dreamlab.cameras import Cameras
 from dreamlab.files import check_weights, load_weights, refuse
+from dreamlab.prompts import ViewPrompts
+from dreamlab.types import Images
 
 NUMBERS = 16  # of a camera
 VIEWS = 4  # of MVDream
@@ -86,3 +89,17 @@ def read_mvdream(folder: Path, mend: str) -> torch.nn.Module:
     check_weights(file, named, unet.state_dict(), mend)
     unet.load_state_dict(named, assign=True)
     return unet.eval()
+
+
+@torch.no_grad()
+def sample_views(prior, prompt: str, cameras: Cameras, generator: torch.Generator, guidance: float | None = None,
+                 steps: int = 25) -> Images:
+    """One object as all ``cameras`` see it at once: pictures (n, h, w, 3) in [0, 1] by DDIM. ``guidance``: of the prior's card
+    where none is given. ValueError for a prior that reads no cameras."""
+    if "camera" not in getattr(prior, "reads", ()):
+        raise ValueError(f"this {type(prior).__name__} is told no cameras and makes every view alone: load a multi-view prior, "
+                         "such as toybox-multiview")
+    asked, one = ViewPrompts(prior, prompt, views=False)(cameras), copy.copy(prior)
+    one.joined = len(cameras)
+    x = one.sample(asked, len(cameras), generator, guidance or prior.card.guidance or 1.0, steps, offset=1)
+    return prior.decode(x)

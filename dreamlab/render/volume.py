@@ -158,3 +158,15 @@ def composite(field: Callable, cameras: Cameras, resolution: int, background: Te
     else:
         behind = background(directions).reshape(*shape, -1)
     return (rgb + (1 - alpha) * behind, alpha, depth / alpha.clamp(min=1e-10), Samples(points, w.detach(), ray, directions))
+
+
+def neus_alpha(ends: Float[Tensor, "*r n"], sharpness: Float[Tensor, ""] | float) -> Float[Tensor, "*r m"]:
+    """Opacities of the sections between places along a ray, from the signed distances there (NeuS, arXiv 2106.10689, Eq. 13):
+
+        alpha_i = max((Phi(f_i) - Phi(f_{i+1})) / Phi(f_i), 0),   Phi(f) = 1 / (1 + exp(-s f)).
+
+    Where a ray leaves (f rises) they are 0. As long as f falls, their weights T_i alpha_i go as Phi(f_i) - Phi(f_{i+1}), along
+    the ray as s Phi (1 - Phi) |f'|, with the peak where f = 0: unbiased. ``sharpness`` is s, in 1 / world unit.
+    """
+    phi = torch.sigmoid(ends * sharpness)
+    return ((phi[..., :-1] - phi[..., 1:]) / phi[..., :-1].clamp(min=1e-7)).clamp(0, 1)

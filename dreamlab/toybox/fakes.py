@@ -14,7 +14,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dreamlab.cameras import Cameras
-from dreamlab.toybox.objects import BLACK, MAIN, WHITE, Body, Part, Points, ellipsoid
+from dreamlab.toybox.objects import (
+    BLACK,
+    MAIN,
+    WHITE,
+    Body,
+    Paint,
+    Part,
+    Points,
+    ball,
+    box,
+    capsule,
+    ellipsoid,
+    torus,
+)
 
 
 def fronts_at(azimuths: list[float], turn: float = 0.0) -> Callable[[Points], Points]:
@@ -104,3 +117,47 @@ def card(front: Float[Tensor, "c h w"], back: Float[Tensor, "c h w"], eye: Camer
     xy = torch.where((far > 0)[..., None], xy, 9.0)
     shown = torch.where((side > 0)[:, None, None, None], front, back)
     return F.grid_sample(shown, xy, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+@dataclass(frozen=True)
+class Jumble(Body):
+    """Three to eight balls, boxes, capsules, ellipsoids and rings at random places, each in a colour of its own."""
+
+    seed: int
+
+    def parts(self, p: Points) -> list[Part]:
+        u = torch.rand(9, 12, generator=torch.Generator().manual_seed(self.seed)).tolist()
+        found = []
+        for place in u[1 : 4 + int(u[0][0] * 6)]:
+            x, y, z, a, b, c, shape, axis, *rgb, main = place
+            at, size = (0.9 * x - 0.45, 0.9 * y - 0.45, 0.9 * z - 0.45), (0.1 + 0.28 * a, 0.1 + 0.28 * b, 0.1 + 0.28 * c)
+            far = tuple(q + 0.5 * (s - 0.24) / 0.14 * 0.5 for q, s in zip(at, size, strict=True))
+            distance = [lambda: ball(p, at, size[0]), lambda: box(p, at, size, 0.03), lambda: ellipsoid(p, at, size),  # noqa: B023
+                        lambda: capsule(p, at, far, 0.05 + 0.3 * size[0]),  # noqa: B023
+                        lambda: torus(p, at, 0.16 + 0.4 * size[0], 0.05 + 0.15 * size[1], int(axis * 3))][int(shape * 5)]()  # noqa: B023
+            found.append((distance, Paint(tuple(rgb)) if main < 0.7 else MAIN))
+        return found
+
+
+@dataclass(frozen=True)
+class Moved(Body):
+    """A body that is stretched along its axes, turned about the vertical and shifted; distances are to first order."""
+
+    body: Body
+    stretch: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    turn_deg: float = 0.0
+    shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    warp: Callable[[Points], Points] | None = field(init=False)
+
+    def __post_init__(self):
+        c, s = math.cos(math.radians(self.turn_deg)), math.sin(math.radians(self.turn_deg))
+
+        def warp(p: Points) -> Points:
+            p = p - torch.tensor(self.shift).to(p)
+            p = p @ torch.tensor([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]]).to(p)  # rows: turned back by turn_deg
+            return p / torch.tensor(self.stretch).to(p)
+
+        object.__setattr__(self, "warp", warp)
+
+    def parts(self, p: Points) -> list[Part]:
+        return [(distance * min(self.stretch), paint) for distance, paint in self.body.parts(self.warp(p))]

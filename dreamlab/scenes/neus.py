@@ -1,0 +1,177 @@
+"""A surface as the zero of signed distances that a small network reads out of a volume (GeoDream, arXiv 2311.17971), drawn as
+NeuS draws it (arXiv 2106.10689), under a hash-grid texture. How it begins: as the cost volume of views that a multi-view prior
+makes of the prompt."""
+from typing import Annotated
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dreamlab.cameras import Cameras, Elevation, orbit
+from dreamlab.checks import Count, Name, Positive, Range, checked
+from dreamlab.costvolume import Geometry, Reconstruction, Volume, blend, centres, cut_out, sample
+from dreamlab.mesh import Faces, Mesh, Vertices, lattice, marching_tetrahedra, vertex_normals
+from dreamlab.priors.base import Prior
+from dreamlab.priors.diffusion import DiffusionPrior
+from dreamlab.priors.multiview import sample_views
+from dreamlab.render.volume import inside_ball, neus_alpha, within
+from dreamlab.scenes.base import Begin
+from dreamlab.scenes.nerf import HashGrid
+from dreamlab.scenes.tets import EMPTY, Tets, clean, signed, tight
+from dreamlab.scenes.tets import within as corners_of
+from dreamlab.scenes.textured import Painted, fit_colours, texture_grid
+from dreamlab.types import Render, Samples
+
+BAND = 24  # cells a side of the grid that says where the surface is near
+MOST_COVERED, LEAST = 0.9, 1e-4  # a ball of this radius is drawn; weights below the second have no colour
+
+
+class NeuS(Painted):
+    """SDF(x) = f_g(E(x), V(x)), V a volume that learns and f_g a network that does not, under a texture (GeoDream).
+
+    A ray is cut into ``samples`` sections; those near the surface have NeuS's opacity (:func:`dreamlab.render.volume.neus_alpha`)
+    with ``sharpness`` in 1 / world unit, which stays as it is, and the others none. ``geometry``: f_g; its weights are kept
+    in the scene's file. ValueError for a volume that is not as wide as f_g reads it.
+    """
+
+    rates = {"volume": 1e-2} | Painted.rates
+    meshed = False
+
+    @checked
+    def __init__(self, volume: Volume, geometry: Geometry, sharpness: Positive = 50.0, samples: Count = 64,
+                 grid: HashGrid | None = None, hidden: Count = 32, radius: Positive = 1.0,
+                 generator: torch.Generator | None = None):
+        super().__init__(grid, hidden, radius, generator)
+        wide = geometry.layers[1].in_features - geometry.layers[0].out_features
+        if len(volume) != wide:
+            raise ValueError(f"the geometry's network reads {wide} channels of a volume, got {len(volume)}: take both from one "
+                             "reconstruction")
+        self.volume, self.sharpness, self.samples = volume.detach().clone().requires_grad_(), sharpness, samples
+        self.geometry = geometry.requires_grad_(False)
+        self.kept = {f"geometry.{name}": x.clone() for name, x in geometry.state_dict().items()}
+        self._band: tuple[int, Tensor] | None = None
+
+    def parameters(self) -> dict[str, Tensor]:
+        """``volume``; the texture's ``grid.LEVEL`` and ``color.*``."""
+        return {"volume": self.volume} | super().parameters()
+
+    def sdf(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
+        """Signed distances in world units, negative inside."""
+        return self.geometry(points, sample(self.volume, points))[0]
+
+    @torch.no_grad()
+    def band(self) -> Bool[Tensor, "c c c"]:
+        """The cells in which the surface may be, or be near. A function of the volume as it is, kept until that changes."""
+        version = self.volume._version
+        if self._band is None or self._band[0] != version:
+            values = self.sdf(centres(BAND).view(-1, 3).to(self.volume)).view(BAND, BAND, BAND)
+            self._band = version, values.abs() < 3**0.5 / BAND + 6 / self.sharpness
+        return self._band[1]
+
+    def render(self, cameras: Cameras, resolution: int, background: Tensor, generator: torch.Generator | None = None) -> Render:
+        """Square images over ``background`` (3,) or (B, 3); the places along a ray are moved together by a random part of a
+        section if a generator is given."""
+        eyes, directions = cameras.to(self.volume.device).rays(resolution)
+        shape = directions.shape[:3]
+        along = (directions * cameras.viewmats[:, None, None, 2, :3].to(directions)).sum(-1).flatten()
+        origins, directions = eyes[:, None, None].expand(*shape, 3).reshape(-1, 3), directions.reshape(-1, 3)
+        near, far = inside_ball(origins, directions, MOST_COVERED)
+        hit, n = (far > near).nonzero()[:, 0], self.samples
+        moved = torch.full((len(hit), 1), 0.5) if generator is None else torch.rand(len(hit), 1, generator=generator)
+        step = (far - near)[hit, None] / n
+        t = near[hit, None] + step * (torch.arange(n + 1).to(step) + moved.to(step) - 0.5)
+        places = (origins[hit, None] + t[..., None] * directions[hit, None]).reshape(-1, 3)
+        taken = within(self.band(), places, 1.0)
+        f = places.new_full((len(places),), torch.inf).index_put((taken,), self.sdf(places[taken])).view(t.shape)
+        known = f.isfinite()
+        both = known[:, 1:] & known[:, :-1]
+        alpha = neus_alpha(torch.where(known, f, 0.0), self.sharpness) * both
+        w = alpha * torch.cumprod(torch.cat([torch.ones_like(alpha[:, :1]), 1 - alpha[:, :-1]], 1), 1)
+        row, section = (w.detach() > LEAST).nonzero(as_tuple=True)
+        middle = (t[row, section] + t[row, section + 1]) / 2
+        ray, w = hit[row], w[row, section]
+        points = origins[ray] + middle[:, None] * directions[ray]
+        seen = w[:, None] * torch.cat([self.paint(points), (middle * along[ray])[:, None], torch.ones_like(w)[:, None]], 1)
+        image = seen.new_zeros(len(origins), 5).index_add(0, ray, seen)
+        rgb, depth, alpha = image.view(*shape, 5).split([3, 1, 1], -1)
+        behind = background.to(rgb).reshape(-1, 1, 1, 3)
+        return Render(rgb + (1 - alpha) * behind, alpha, depth / alpha.clamp(min=1e-10),
+                      samples=Samples(points, w.detach(), ray, directions))
+
+    @torch.no_grad()
+    def distances(self, places: Float[Tensor, "n n n 3"]) -> Float[Tensor, "n n n"]:
+        """Signed distances at the corners of a grid."""
+        chunks = places.reshape(-1, 3).to(self.volume).split(1 << 16)
+        return torch.cat([self.sdf(some) for some in chunks]).view(places.shape[:3])
+
+    def surface(self, corners: int = 64) -> tuple[Vertices, Faces]:
+        """Vertices, without gradients, and faces."""
+        places = lattice(corners, MOST_COVERED).to(self.volume)
+        return marching_tetrahedra(self.distances(places), places)
+
+    def config(self) -> dict:
+        layers = self.geometry.layers
+        reads = {"channels": len(self.volume), "octaves": self.geometry.octaves, "width": layers[0].out_features}
+        return super().config() | {"sharpness": self.sharpness, "samples": self.samples, "geometry": reads}
+
+    @classmethod
+    def rebuild(cls, config: dict, leaves: dict[str, Tensor], prior: Prior | None = None) -> "NeuS":
+        throwaway = torch.Generator().manual_seed(0)  # the leaves are written over
+        geometry = Geometry(**config["geometry"])
+        geometry.load_state_dict({k.removeprefix("geometry."): x for k, x in leaves.items() if k.startswith("geometry.")})
+        device = leaves["volume"].device
+        scene = cls(leaves["volume"], geometry.to(device), config["sharpness"], config["samples"],
+                    HashGrid(**config["grid"], generator=throwaway), config["hidden"], config["radius"], throwaway)
+        for module in (scene.grid, scene.mlp):
+            module.to(device)
+        scene.load_state_dict(leaves)
+        return scene
+
+
+def source_cameras(views: int, elevation_deg: float, higher_deg: float) -> Cameras:
+    """Four cameras 90 degrees apart, the first at the front; of eight, four more between them and higher."""
+    ring = torch.arange(4) * 90.0
+    low, high = [elevation_deg] * 4, [elevation_deg + higher_deg] * 4
+    return orbit(ring, low) if views == 4 else orbit(torch.cat([ring, ring + 45]), torch.tensor(low + high))
+
+
+@torch.no_grad()
+def cost_volume(begin: Begin, *, views: Name = "toybox-multiview", count: Annotated[int, Range(4, 8)] = 8,
+                guidance: Annotated[float, Range(1, 100)] = 2.0, elevation_deg: Elevation = 5.0,
+                higher_deg: Annotated[float, Range(0, 60)] = 20.0, samples: Count = 64,
+                levels: Annotated[int, Range(1, 24)] = 16, finest: Annotated[int, Range(16, 2**16)] = 4096,
+                hidden: Annotated[int, Range(1, 256)] = 64) -> NeuS:
+    """The cost volume of ``count`` views, 4 or 8, that the multi-view prior ``views`` makes of the prompt, their background cut
+    away (:func:`dreamlab.costvolume.cut_out`); its texture begins with the colours that they have of its surface."""
+    if count not in (4, 8):
+        raise ValueError(f"start.count is 4 or 8 views, got {count}: change it")
+    prior = DiffusionPrior.load(views, begin.prior.device)
+    cameras = source_cameras(count, elevation_deg, higher_deg)
+    images = sample_views(prior, begin.prompt, cameras, begin.generator, guidance).cpu()
+    images, masks = cut_out(images)
+    network = Reconstruction.load()
+    scene = NeuS(network([(images, masks, cameras)])[0], network.geometry, (10 * network.sharpness).exp().item(), samples,
+                 texture_grid(levels, finest, begin.generator), hidden, generator=begin.generator)
+    vertices, faces = clean(*scene.surface())
+    if not len(faces):
+        raise ValueError(EMPTY)
+    colours, seen = blend(Mesh(vertices, faces, vertices), vertex_normals(vertices, faces), images, cameras)
+    fit_colours(scene, vertices[seen], colours[seen], begin.generator)
+    return scene.to(begin.prior.device)
+
+
+@torch.no_grad()
+def neus_to_tets(begin: Begin, *, of: str = "", cells: Annotated[int, Range(4, 512)] = 128) -> Tets:
+    """The surface of a :class:`NeuS` with its texture, whose hash grid and network go on as they are: a first pass over a
+    coarse grid finds the box, and 10 % around it, as the official code does."""
+    made = begin.earlier(of)
+    if not isinstance(made, NeuS):
+        raise ValueError(f"start.of names a part that made a NeuS, got {of!r}, which made a {type(made).__name__}: change it")
+    coarse = lattice(48, MOST_COVERED)
+    places = corners_of(box := tight(made.distances(coarse).cpu() < 0, coarse), cells + 1)
+    scene = Tets(signed(-made.distances(places).cpu(), places), box, HashGrid(**made.grid.config, generator=begin.generator),
+                 made.hidden, made.radius, generator=begin.generator).to(made.volume.device)
+    for name, leaf in scene.parameters().items():
+        if name in made.parameters():
+            leaf.copy_(made.parameters()[name])
+    return scene
