@@ -67,7 +67,7 @@ def hull(masks: Float[Tensor, "v h w 1"], cameras: Cameras, points: Float[Tensor
 
 
 def blend(mesh: Mesh, normals: Float[Tensor, "v 3"], images: Float[Tensor, "n h w 3"], cameras: Cameras,
-          best: int = 2, gap: float = 0.08) -> tuple[Float[Tensor, "v 3"], Bool[Tensor, "v"]]:
+          best: int = 2, gap: float = 0.05) -> tuple[Float[Tensor, "v 3"], Bool[Tensor, "v"]]:
     """The colours that views have of a mesh's vertices, and which vertices any of them sees.
 
     Of the views that see a vertex (no nearer surface by more than ``gap`` world units) the ``best`` that look at it most

@@ -27,11 +27,11 @@ MOST_COVERED, LEAST = 0.9, 1e-4  # a ball of this radius is drawn; weights below
 
 
 class NeuS(Painted):
-    """SDF(x) = f_g(E(x), V(x)), V a volume that learns and f_g a network that does not, under a texture (GeoDream).
+    """SDF(x) = f_g(E(x), V(x)), of which V learns and f_g does not (GeoDream), under a texture.
 
-    A ray is cut into ``samples`` sections; those near the surface have NeuS's opacity (:func:`dreamlab.render.volume.neus_alpha`)
-    with ``sharpness`` in 1 / world unit, which stays as it is, and the others none. ``geometry``: f_g; its weights are kept
-    in the scene's file. ValueError for a volume that is not as wide as f_g reads it.
+    A ray is cut into ``samples`` sections; those near the surface have the opacity of
+    :func:`~dreamlab.render.volume.neus_alpha`, with ``sharpness`` in 1 / world unit, which stays as it is, and the others none.
+    ``geometry``: f_g; its weights are kept in the scene's file. ValueError for a volume that is not as wide as f_g reads it.
     """
 
     rates = {"volume": 1e-2} | Painted.rates
