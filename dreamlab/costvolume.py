@@ -59,11 +59,10 @@ def aggregate(features: Float[Tensor, "v c h w"], cameras: Cameras,
 
 
 def hull(masks: Float[Tensor, "v h w 1"], cameras: Cameras, points: Float[Tensor, "p 3"]) -> Float[Tensor, "p"]:
-    """The visual hull: alpha - 1/2 in the view that has least of it, above 0 inside; -1/2 for points that fewer than two views
-    have in their picture. A view that does not have a point says nothing of it."""
+    """The visual hull: alpha - 1/2 in the view that has least of it, above 0 inside. Every picture is taken to hold the whole
+    object, so that nothing is where a view does not look."""
     xy, inside, _ = project(points, cameras)
-    alpha = look(masks.movedim(-1, 1), xy)[:, 0].masked_fill(~inside, 1.0).amin(0)
-    return torch.where(inside.sum(0) >= 2, alpha - 0.5, -0.5)
+    return look(masks.movedim(-1, 1), xy)[:, 0].masked_fill(~inside, 0.0).amin(0) - 0.5
 
 
 def blend(mesh: Mesh, normals: Float[Tensor, "v 3"], images: Float[Tensor, "n h w 3"], cameras: Cameras,
@@ -180,14 +179,18 @@ class Reconstruction(nn.Module):
         self.sharpness = nn.Parameter(torch.tensor(0.3))  # inverse standard deviation of NeuS: exp(10 *)
 
     @classmethod
-    def load(cls, folder: Path = WEIGHTS) -> "Reconstruction":
-        """The bundled network, or one that `dreamlab toybox train reconstruction` wrote, in float32 and ready to use."""
-        mend = "install dreamlab again, or train one with `dreamlab toybox train reconstruction`"
+    def load(cls, name: str | Path = "toybox") -> "Reconstruction":
+        """The bundled network, or that of a folder which `dreamlab toybox train reconstruction` wrote, in float32 and ready.
+
+        FileNotFoundError for what is missing or damaged, ``files.Refused`` (a ValueError) for weights of something else.
+        """
+        mend = "use 'toybox', the bundled one, or a folder of `dreamlab toybox train reconstruction`"
+        folder = WEIGHTS if str(name) == "toybox" else Path(name)
         try:
-            network = cls(**json.loads((Path(folder) / "config.json").read_text()))
+            network = cls(**json.loads((folder / "config.json").read_text()))
         except (OSError, ValueError, TypeError) as error:
             raise FileNotFoundError(f"no config of a reconstruction network in {folder} ({error}): {mend}") from error
-        weights = load_weights(Path(folder) / "model.safetensors", mend, like=network.state_dict())
+        weights = load_weights(folder / "model.safetensors", mend, like=network.state_dict())
         network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
         return network.eval().requires_grad_(False)
 

@@ -131,6 +131,10 @@ class Stage:
                              f"{'one' if has else 'none'}, got {asked}: change it, or start.sky")
         if not self.rates:
             raise ValueError(f"rates name no leaf, and nothing would move: give a rate to some of {sorted(leaves)}")
+        together = {"prior sees": self.prior.joined, "cameras give": getattr(self.cameras, "joined", 1)}
+        for what, n in together.items():
+            if self.views % n:
+                raise ValueError(f"the {what} {n} views of one object together, got views {self.views}: take a multiple of {n}")
         bounds = getattr(self.timesteps, "bounds", None)  # a plain function has none
         for step in (0, max(self.steps - 1, 0)) if bounds else ():
             low, high = bounds(step, self.steps)

@@ -83,7 +83,8 @@ def test_only_views_that_have_a_point_count():
         assert torch.allclose(a, b, atol=1e-6)
     for x in aggregate(pictures[:1], cameras[:1], point)[:2]:
         assert (x == 0).all()
-    assert hull(torch.ones(1, 8, 8, 1), cameras[:1], point) == -0.5
+    masks = torch.ones(4, 8, 8, 1)
+    assert hull(masks[:3], cameras, point) == 0.5 and hull(masks, away, point) == -0.5  # a picture holds all of the object
 
 
 def test_the_sampler_has_second_derivatives():

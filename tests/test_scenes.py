@@ -29,7 +29,8 @@ SMALL = {"points": {"prior": "toybox", "points": 60}, "ball": {"points": 60}, "s
          "pixels": {"pictures": 2}, "again": {"of": "first"}, "voxels": {"side": 8},
          "sphere": {"cells": 12, "levels": 2, "finest": 32, "hidden": 8},
          "given": {"file": pyramid(), "levels": 2, "finest": 32, "hidden": 8},
-         "nerf_to_tets": {"of": "field", "cells": 10}, "texture": {"of": "mesh"},
+         "nerf_to_tets": {"of": "field", "cells": 10}, "neus_to_tets": {"of": "volume", "cells": 10},
+         "cost_volume": {"count": 4, "samples": 24, "levels": 2, "finest": 32, "hidden": 8}, "texture": {"of": "mesh"},
          "shape": {"prior": "toybox", "cells": 10, "levels": 2, "finest": 32, "hidden": 8}}
 
 

@@ -4,6 +4,7 @@ makes of the prompt."""
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -14,23 +15,23 @@ from dreamlab.mesh import Faces, Mesh, Vertices, lattice, marching_tetrahedra, v
 from dreamlab.priors.base import Prior
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.priors.multiview import sample_views
-from dreamlab.render.volume import inside_ball, neus_alpha, within
+from dreamlab.render.volume import inside_ball, neus_alpha
 from dreamlab.scenes.base import Begin
 from dreamlab.scenes.nerf import HashGrid
-from dreamlab.scenes.tets import EMPTY, Tets, clean, signed, tight
-from dreamlab.scenes.tets import within as corners_of
+from dreamlab.scenes.tets import EMPTY, Tets, clean, signed, tight, within
 from dreamlab.scenes.textured import Painted, fit_colours, texture_grid
 from dreamlab.types import Render, Samples
 
-BAND = 24  # cells a side of the grid that says where the surface is near
-MOST_COVERED, LEAST = 0.9, 1e-4  # a ball of this radius is drawn; weights below the second have no colour
+COARSE = 32  # cells a side of the grid of distances that says where along a ray the surface is
+COVERED, LEAST = 0.9, 1e-3  # a ball of this radius is drawn; what has less weight is left out
 
 
 class NeuS(Painted):
     """SDF(x) = f_g(E(x), V(x)), of which V learns and f_g does not (GeoDream), under a texture.
 
-    A ray is cut into ``samples`` sections; those near the surface have the opacity of
-    :func:`~dreamlab.render.volume.neus_alpha`, with ``sharpness`` in 1 / world unit, which stays as it is, and the others none.
+    A ray is cut into ``samples`` sections with the opacity of :func:`~dreamlab.render.volume.neus_alpha`, with ``sharpness`` in
+    1 / world unit, which stays as it is. Sections that have less than 1e-3 of the light by a coarse grid of distances, and by
+    their neighbours, are left out.
     ``geometry``: f_g; its weights are kept in the scene's file. ValueError for a volume that is not as wide as f_g reads it.
     """
 
@@ -49,7 +50,7 @@ class NeuS(Painted):
         self.volume, self.sharpness, self.samples = volume.detach().clone().requires_grad_(), sharpness, samples
         self.geometry = geometry.requires_grad_(False)
         self.kept = {f"geometry.{name}": x.clone() for name, x in geometry.state_dict().items()}
-        self._band: tuple[int, Tensor] | None = None
+        self._coarse: tuple[int, Tensor] | None = None
 
     def parameters(self) -> dict[str, Tensor]:
         """``volume``; the texture's ``grid.LEVEL`` and ``color.*``."""
@@ -60,13 +61,20 @@ class NeuS(Painted):
         return self.geometry(points, sample(self.volume, points))[0]
 
     @torch.no_grad()
-    def band(self) -> Bool[Tensor, "c c c"]:
-        """The cells in which the surface may be, or be near. A function of the volume as it is, kept until that changes."""
+    def coarse(self) -> Float[Tensor, "1 c c c"]:
+        """Signed distances at the centres of a coarse grid: a function of the volume as it is, kept until that changes."""
         version = self.volume._version
-        if self._band is None or self._band[0] != version:
-            values = self.sdf(centres(BAND).view(-1, 3).to(self.volume)).view(BAND, BAND, BAND)
-            self._band = version, values.abs() < 3**0.5 / BAND + 6 / self.sharpness
-        return self._band[1]
+        if self._coarse is None or self._coarse[0] != version:
+            values = self.sdf(centres(COARSE).view(-1, 3).to(self.volume)).view(1, COARSE, COARSE, COARSE)
+            self._coarse = version, values
+        return self._coarse[1]
+
+    @torch.no_grad()
+    def lit(self, places: Float[Tensor, "r n 3"]) -> Bool[Tensor, "r m"]:
+        """Which sections between the places along rays get more than a little of the light, or have a neighbour that does."""
+        f = sample(self.coarse(), places.reshape(-1, 3)).view(places.shape[:2])
+        w = weights_of(neus_alpha(f, self.sharpness))
+        return F.max_pool1d((w > LEAST).float()[:, None], 3, 1, 1)[:, 0] > 0
 
     def render(self, cameras: Cameras, resolution: int, background: Tensor, generator: torch.Generator | None = None) -> Render:
         """Square images over ``background`` (3,) or (B, 3); the places along a ray are moved together by a random part of a
@@ -75,18 +83,16 @@ class NeuS(Painted):
         shape = directions.shape[:3]
         along = (directions * cameras.viewmats[:, None, None, 2, :3].to(directions)).sum(-1).flatten()
         origins, directions = eyes[:, None, None].expand(*shape, 3).reshape(-1, 3), directions.reshape(-1, 3)
-        near, far = inside_ball(origins, directions, MOST_COVERED)
+        near, far = inside_ball(origins, directions, COVERED)
         hit, n = (far > near).nonzero()[:, 0], self.samples
         moved = torch.full((len(hit), 1), 0.5) if generator is None else torch.rand(len(hit), 1, generator=generator)
         step = (far - near)[hit, None] / n
         t = near[hit, None] + step * (torch.arange(n + 1).to(step) + moved.to(step) - 0.5)
-        places = (origins[hit, None] + t[..., None] * directions[hit, None]).reshape(-1, 3)
-        taken = within(self.band(), places, 1.0)
-        f = places.new_full((len(places),), torch.inf).index_put((taken,), self.sdf(places[taken])).view(t.shape)
-        known = f.isfinite()
-        both = known[:, 1:] & known[:, :-1]
-        alpha = neus_alpha(torch.where(known, f, 0.0), self.sharpness) * both
-        w = alpha * torch.cumprod(torch.cat([torch.ones_like(alpha[:, :1]), 1 - alpha[:, :-1]], 1), 1)
+        places = origins[hit, None] + t[..., None] * directions[hit, None]
+        lit = self.lit(places)
+        ends = F.pad(lit, (0, 1)) | F.pad(lit, (1, 0))
+        f = places.new_zeros(t.shape).masked_scatter(ends, self.sdf(places[ends]))
+        w = weights_of(neus_alpha(f, self.sharpness) * lit)
         row, section = (w.detach() > LEAST).nonzero(as_tuple=True)
         middle = (t[row, section] + t[row, section + 1]) / 2
         ray, w = hit[row], w[row, section]
@@ -106,7 +112,7 @@ class NeuS(Painted):
 
     def surface(self, corners: int = 64) -> tuple[Vertices, Faces]:
         """Vertices, without gradients, and faces."""
-        places = lattice(corners, MOST_COVERED).to(self.volume)
+        places = lattice(corners, COVERED).to(self.volume)
         return marching_tetrahedra(self.distances(places), places)
 
     def config(self) -> dict:
@@ -128,6 +134,11 @@ class NeuS(Painted):
         return scene
 
 
+def weights_of(alpha: Float[Tensor, "r n"]) -> Float[Tensor, "r n"]:
+    """T_i alpha_i."""
+    return alpha * torch.cumprod(torch.cat([torch.ones_like(alpha[:, :1]), 1 - alpha[:, :-1]], 1), 1)
+
+
 def source_cameras(views: int, elevation_deg: float, higher_deg: float) -> Cameras:
     """Four cameras 90 degrees apart, the first at the front; of eight, four more between them and higher."""
     ring = torch.arange(4) * 90.0
@@ -136,21 +147,23 @@ def source_cameras(views: int, elevation_deg: float, higher_deg: float) -> Camer
 
 
 @torch.no_grad()
-def cost_volume(begin: Begin, *, views: Name = "toybox-multiview", count: Annotated[int, Range(4, 8)] = 8,
-                guidance: Annotated[float, Range(1, 100)] = 2.0, elevation_deg: Elevation = 5.0,
-                higher_deg: Annotated[float, Range(0, 60)] = 20.0, samples: Count = 64,
+def cost_volume(begin: Begin, *, views: Name = "toybox-multiview", network: Name = "toybox",
+                count: Annotated[int, Range(4, 8)] = 8, guidance: Annotated[float, Range(1, 100)] = 2.0,
+                elevation_deg: Elevation = 5.0,
+                higher_deg: Annotated[float, Range(0, 60)] = 20.0, samples: Count = 64, sharpness: Positive = 50.0,
                 levels: Annotated[int, Range(1, 24)] = 16, finest: Annotated[int, Range(16, 2**16)] = 4096,
                 hidden: Annotated[int, Range(1, 256)] = 64) -> NeuS:
-    """The cost volume of ``count`` views, 4 or 8, that the multi-view prior ``views`` makes of the prompt, their background cut
-    away (:func:`dreamlab.costvolume.cut_out`); its texture begins with the colours that they have of its surface."""
+    """The cost volume (by ``network``, "toybox" or a folder) of ``count`` views, 4 or 8, that the multi-view prior ``views``
+    makes of the prompt, their background cut away (:func:`dreamlab.costvolume.cut_out`); its texture begins with the colours
+    that they have of its surface. ``sharpness``: softer than the network's own after its training, so that the volume has
+    gradients around its surface."""
     if count not in (4, 8):
         raise ValueError(f"start.count is 4 or 8 views, got {count}: change it")
-    prior = DiffusionPrior.load(views, begin.prior.device)
-    cameras = source_cameras(count, elevation_deg, higher_deg)
+    prior, cameras = DiffusionPrior.load(views, begin.prior.device), source_cameras(count, elevation_deg, higher_deg)
     images = sample_views(prior, begin.prompt, cameras, begin.generator, guidance).cpu()
     images, masks = cut_out(images)
-    network = Reconstruction.load()
-    scene = NeuS(network([(images, masks, cameras)])[0], network.geometry, (10 * network.sharpness).exp().item(), samples,
+    found = Reconstruction.load(network)
+    scene = NeuS(found([(images, masks, cameras)])[0], found.geometry, sharpness, samples,
                  texture_grid(levels, finest, begin.generator), hidden, generator=begin.generator)
     vertices, faces = clean(*scene.surface())
     if not len(faces):
@@ -167,8 +180,8 @@ def neus_to_tets(begin: Begin, *, of: str = "", cells: Annotated[int, Range(4, 5
     made = begin.earlier(of)
     if not isinstance(made, NeuS):
         raise ValueError(f"start.of names a part that made a NeuS, got {of!r}, which made a {type(made).__name__}: change it")
-    coarse = lattice(48, MOST_COVERED)
-    places = corners_of(box := tight(made.distances(coarse).cpu() < 0, coarse), cells + 1)
+    coarse = lattice(48, COVERED)
+    places = within(box := tight(made.distances(coarse).cpu() < 0, coarse), cells + 1)
     scene = Tets(signed(-made.distances(places).cpu(), places), box, HashGrid(**made.grid.config, generator=begin.generator),
                  made.hidden, made.radius, generator=begin.generator).to(made.volume.device)
     for name, leaf in scene.parameters().items():
