@@ -7,6 +7,7 @@ not run again. Contact sheets of the last parts go to ``runs/dreamflow``.
 * ``field``: the method dreamflow, from a radiance field. * ``points``: dreamflow-points.
 * ``plain``, ``colour``: the geometry of dreamflow-points under the plain prior, on normals and on colours.
 * ``true``: the same geometry from the true shape, to see what it spoils.
+* ``geodream``: that method, for comparison (give it ``--out`` dreamlab/course/data/geodream.csv).
 * ``montage``: no runs, but a picture of all kinds, from the sheets of points and field, to dreamflow.webp beside the table.
 """
 import argparse
@@ -45,7 +46,7 @@ ARMS = {  # name -> method, changes, the last part
     "field": ("dreamflow", {}, None), "points": ("dreamflow-points", {}, None),
     "plain": ("dreamflow-points", PLAIN, "geometry"),
     "colour": ("dreamflow-points", PLAIN | {"geometry.look": "rgb"}, "geometry"),
-    "true": ("dreamflow-points", {}, "geometry"),
+    "true": ("dreamflow-points", {}, "geometry"), "geodream": ("geodream", {}, None),
 }
 COLUMNS = ("arm kind colour seed part seconds cpu_seconds steps views_right iou score psnr inside_psnr mesh_chamfer "
            "mesh_chamfer_unaligned mesh_cosine chamfer fronts view_ratio sharpness_ratio saturation_ratio realism kind_read "
@@ -99,7 +100,7 @@ def rows(arm: str, asked: Asked, until: str | None, priors: dict, sheets: Path) 
         stage = part.build(asked.prompt, prior, asked.seed, lambda name: made[name],
                            true_shape(parse(asked.prompt)[0]) if arm == "true" else None)
         begin, cpu = time.perf_counter() - begin, time.process_time() - cpu
-        if stage.scene.meshed and (i == 0 or not made[next(reversed(made))].meshed):
+        if hasattr(stage.scene, "surface") and (i == 0 or stage.scene.meshed and not made[next(reversed(made))].meshed):
             yield row(arm, asked, "start" if i == 0 else "mesh", stage.scene)
             views["start" if i == 0 else "mesh"] = stage.scene.render(ring(8), 96, torch.ones(3)).rgb.detach()
         seconds = [a + b for a, b in zip(timed(stage), (begin, cpu), strict=True)]

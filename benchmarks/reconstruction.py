@@ -2,9 +2,10 @@
 ``benchmarks/results/reconstruction.json``.
 
 Toys as they are, in their held-out colours; duck and robot were never shown to the network. From true views: 14, 8, 4 in
-the four directions, 8 of which one is of another object, and 8 whose cameras are a little off. Each as a surface at 48³: intersection
-over union of silhouettes from 12 azimuths at elevation 15, and the symmetric Chamfer distance of 4,000 points to 2,000 of the
-truth; the truth's own surface at 48³ stands beside them.
+the four directions, 8 of which one is of another object, and 8 whose cameras are a little off. Each as a surface at 48³:
+intersection over union of silhouettes from 12 azimuths at elevation 15, and the symmetric Chamfer distance of 4,000 points to
+2,000 of the truth; the truth's own surface at 48³ stands beside them. ``fronts``: how many of four views, in the colours that
+are blended from 8, show one.
 """
 import argparse
 import time

@@ -8,6 +8,7 @@ network stands what needs no learning: the visual hull (:func:`hull`). Images ar
 (V, H, W, 1); the volume fills the cube [-1, 1]³, cell i of n along an axis has its centre at (2 i + 1) / n - 1.
 """
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -168,8 +169,8 @@ def sample(volume: Volume, points: Float[Tensor, "p 3"]) -> Float[Tensor, "p c"]
 class Reconstruction(nn.Module):
     """The whole prior: views to a volume, and the network that reads it. The bundled one: ``Reconstruction.load()``."""
 
-    def __init__(self, cells: int = 32, features: int = 8, channels: int = 16, widths: tuple[int, int, int] = (8, 16, 32),
-                 volume_widths: tuple[int, ...] = (16, 24, 32, 48), octaves: int = 4, width: int = 64):
+    def __init__(self, cells: int = 32, features: int = 8, channels: int = 16, widths: Sequence[int] = (8, 16, 32),
+                 volume_widths: Sequence[int] = (16, 24, 32, 48), octaves: int = 4, width: int = 64):
         super().__init__()
         self.config = {"cells": cells, "features": features, "channels": channels, "widths": list(widths),
                        "volume_widths": list(volume_widths), "octaves": octaves, "width": width}

@@ -22,7 +22,8 @@ from dreamlab.costvolume import (
 from dreamlab.mesh import Mesh, vertex_normals
 from dreamlab.noise import seeded
 from dreamlab.toybox.objects import Toy
-from dreamlab.toybox.render import mesh, render
+from dreamlab.toybox.render import mesh, render, trace
+from dreamlab.toybox.training import reconstruction as training
 
 SMALL = {"cells": 8, "features": 4, "channels": 4, "widths": (4, 4, 8), "volume_widths": (4, 8), "octaves": 2, "width": 16}
 
@@ -193,3 +194,28 @@ def test_a_grey_background_is_cut_away(kind):
 def test_an_empty_picture_is_all_background():
     images, masks = cut_out(torch.full((2, 32, 32, 3), 0.5))
     assert not masks.any() and (images == 1).all() and not math.isnan(images.mean().item())
+
+
+def test_training_writes_a_network(tmp_path, monkeypatch):
+    """A step on two objects: a folder that loads, and whose distances are finite; what is damaged or missing is named."""
+    for name, value in (("OBJECTS", 2), ("POINTS", 600)):
+        monkeypatch.setattr(training, name, value)
+    folder = training.train_reconstruction(tmp_path, steps=1)
+    net = Reconstruction.load(folder)
+    assert not net.training and net.config == Reconstruction().config
+    volume = net([(torch.rand(4, 64, 64, 3), torch.ones(4, 64, 64, 1), ring(4))])[0]
+    assert net.sdf(volume, torch.rand(9, 3)).isfinite().all()
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(FileNotFoundError, match="no config of a reconstruction network in .*use 'toybox', the bundled one"):
+        Reconstruction.load(folder)
+
+
+def test_the_training_s_objects_are_where_they_should_be():
+    """Distances of moved bodies to first order: 0 on a traced surface; all of them within the ball that is traced."""
+    for i in range(6):
+        thing, cameras = training.body(i, 8), ring(3)
+        layers = trace(thing, cameras, 32)
+        seen = cameras.unproject(layers.depth)[layers.alpha[..., 0] > 0.99]
+        assert len(seen) > 50 and thing.sdf(seen).abs().median() < 0.01
+        far = torch.nn.functional.normalize(torch.randn(4000, 3, generator=seeded(i)), dim=-1) * 0.9
+        assert thing.sdf(far).min() > 0

@@ -14,13 +14,15 @@ from dreamlab.metrics.views import read_views
 from dreamlab.noise import randn, seeded
 from dreamlab.priors.critic import LoRACritic
 from dreamlab.priors.diffusion import DiffusionPrior
-from dreamlab.priors.multiview import NUMBERS, Joined, camera_numbers, read_mvdream
+from dreamlab.priors.multiview import NUMBERS, Joined, camera_numbers, read_mvdream, sample_views
 from dreamlab.prompts import Condition, ViewPrompts
 from dreamlab.rules import SDS
 from dreamlab.schedules import noise_to_signal
 from dreamlab.threads import pieces, sharing
+from dreamlab.toybox.captions import parse
 from dreamlab.toybox.objects import Toy, lathe
 from dreamlab.toybox.render import render
+from dreamlab.toybox.training import multiview as training
 
 
 def multiview(seed: int = 0, joined: int = 4) -> DiffusionPrior:
@@ -282,3 +284,38 @@ def test_sets_are_read_against_the_truth():
     assert not other.kind_right and not other.colour_right
     with pytest.raises(ValueError, match="each picture has a camera, got 1 and 4"):
         read_views(torch.zeros(1, 64, 64, 3), ring(4), "mug", "red", 0.5)
+
+
+def test_training_writes_a_prior(tmp_path, monkeypatch):
+    """Two steps on few views: a folder that loads as a multi-view prior, and began as the bundled one."""
+    monkeypatch.setattr(training, "RIGS", 1)
+    monkeypatch.setattr(training, "AROUND", 4)
+    monkeypatch.setattr(training, "KINDS", {"mug": None})
+    folder = training.train_multiview(tmp_path, steps=2, batch=8)
+    prior, plain = DiffusionPrior.load(folder), DiffusionPrior.load("toybox")
+    assert prior.joined == 4 and prior.card.base == "toybox" and prior.reads == {"text": 128, "camera": 16}
+    theirs = plain.unet.state_dict()
+    far = [(x - theirs[name]).abs().max() for name, x in prior.unet.state_dict().items() if name in theirs]
+    assert max(far) < 1e-3 and {k for k in prior.unet.state_dict() if k not in theirs} == {
+        f"class_embedding.linear_{i}.{x}" for i in (1, 2) for x in ("weight", "bias")}
+    pictures = sample_views(prior, "a red mug", ring(8), seeded(0), steps=2)
+    assert pictures.shape == (8, 64, 64, 3) and prior.joined == 4
+    with pytest.raises(ValueError, match="is told no cameras and makes every view alone: load a multi-view prior"):
+        sample_views(plain, "a red mug", ring(4), seeded(0))
+
+
+def test_sets_are_drawn_as_they_are_told(tmp_path, monkeypatch):
+    """The latents of a batch are those of the pictures from the cameras it names, in its captions' colours; rings of four."""
+    monkeypatch.setattr(training, "RIGS", 2)
+    monkeypatch.setattr(training, "AROUND", 8)
+    monkeypatch.setattr(training, "KINDS", {"mug": None})
+    plain = DiffusionPrior.load("toybox")
+    turns = training.Turns.make(plain, 3, tmp_path / "turns.safetensors")
+    z, cameras, captions = turns.batch(8, 8, seeded(1))
+    kind, colour = parse(captions[0])
+    true = plain.encode(render(Toy(kind), colour, cameras, 64, (0.5,) * 3).rgb)
+    assert len(captions) == 1 and torch.allclose(z, true, atol=2e-2)
+    for i in (0, 4):
+        assert len(cameras.elevation_deg[i : i + 4].unique()) == 1
+        assert torch.allclose(cameras.azimuth_deg[i : i + 4].diff().remainder(360), torch.full((3,), 90.0), atol=1e-3)
+    assert torch.equal(turns.latents, training.Turns.make(plain, 3, tmp_path / "turns.safetensors").latents)

@@ -72,7 +72,7 @@ def test_opacity_has_its_gradient():
 
 
 def test_a_ball_is_drawn_as_a_ball():
-    """Coverage and depth of the sphere of radius 0.5 in closed form, away from its outline; what is left out changes little."""
+    """Coverage and depth of the sphere of radius 0.5 in closed form, but for its outline; what is left out is little."""
     scene, cameras = ball(), orbit([0.0, 130.0], [10.0, -20.0])
     render = scene.render(cameras, 32, torch.ones(3))
     eyes, directions = cameras.rays(32)

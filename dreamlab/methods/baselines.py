@@ -20,6 +20,7 @@ from dreamlab.scenes.textured import given, texture
 from dreamlab.schedules import Annealed, Cosine, alpha_sigma2, balanced, noise_to_signal, one, sigma2
 from dreamlab.settings import keep
 from dreamlab.stage import latents, normals
+from dreamlab.toybox.dataset import grey
 
 # What threestudio's methods share: a radiance field, one view a step, plain prompts, none of LucidDreamer's regularisers
 THREESTUDIO = PAPER_FIELD.set({
@@ -32,6 +33,19 @@ UGLY = ("ugly, bad anatomy, blurry, pixelated obscure, unnatural colors, poor li
 
 def baseline(name: str, about: str, paper: Part) -> Method:
     return Method(name, about, {"shape": paper}, {"shape": toy(paper)})
+
+
+# MVDream (arXiv 2308.16512), its code's numbers, at the first resolution and two objects a step throughout. There the field of
+# view is 15 to 60 degrees and the distance goes with it; the smallest t falls too, from 980 over as many steps.
+MVDREAM = THREESTUDIO.set({
+    "prior": "ashawkey/mvdream-sd2.1-diffusers", "prompts": partial(ViewPrompts, views=False, null=UGLY),
+    "rule": partial(SDS.for_prior, guidance=50.0, weight=noise_to_signal, rescale=0.5),
+    "timesteps": Annealed(980, 500, until=0.8, shared=True), "steps": 10_000, "views": 8, "resolution": 64,
+    "cameras": Rings((0.0, 30.0), (2.2, 2.75)), "rates": {"grid": 1e-2, "density": 1e-3, "color": 1e-3}})
+# What a multi-view prior of the toybox has seen: rings at one distance, over grey, and no view words
+TOGETHER = {
+    "prior": "toybox-multiview", "prompts": partial(ViewPrompts, views=False), "cameras": Rings((-5.0, 35.0), (2.4, 2.4)),
+    "background": grey, "rule.guidance": 4.0, "timesteps": Annealed(950, 300, until=0.8, shared=True), "views": 4}
 
 
 BASELINES = [
@@ -52,13 +66,8 @@ BASELINES = [
         "rule": partial(SDS.for_prior, guidance=100.0, weight=alpha_sigma2), "timesteps": Annealed(980, 980, until=0.3),
         "steps": 5000, "cameras": Orbit((-60.0, 89.0), (1.0, 1.5), (40.0, 70.0)),
         "rates": {"grid": 1e-2, "density": 1e-3, "color": 1e-3}})),
-    # MVDream (arXiv 2308.16512), its code's numbers, at the first resolution and two objects a step throughout. There the
-    # field of view is 15 to 60 degrees and the distance goes with it; the smallest t falls too, from 980 over as many steps.
-    baseline("mvdream", "MVDream: a radiance field by SDS from a multi-view prior", THREESTUDIO.set({
-        "prior": "mvdream", "rule": partial(SDS.for_prior, guidance=50.0, weight=noise_to_signal, rescale=0.5),
-        "prompts": partial(ViewPrompts, views=False, null=UGLY),
-        "timesteps": Annealed(980, 500, until=0.8, shared=True), "steps": 10_000, "views": 8,
-        "cameras": Rings((0.0, 30.0), (2.2, 2.75)), "rates": {"grid": 1e-2, "density": 1e-3, "color": 1e-3}})),
+    Method("mvdream", "MVDream: a radiance field by SDS from a multi-view prior", {"shape": MVDREAM},
+           {"shape": toy(MVDREAM).set(TOGETHER)}),
     # LucidDreamer (arXiv 2311.11284). Its points come from Point-E; here from DreamMapping's points prior.
     baseline("luciddreamer", "LucidDreamer: Gaussians from points by ISM", PAPER.set(rule="ISM")),
     # GaussianDreamer (arXiv 2310.08529). Left out: its sparsity loss, the clipping of its gradient, and its black background.

@@ -42,9 +42,9 @@ PAPER = {
 
 TOY = {
     "neus": PAPER["neus"].set(dreamflow.VIEWS | {
-        "prior": "toybox", "start": partial(cost_volume, samples=64, levels=4, finest=64, hidden=32), "decay": Cosine(),
+        "prior": "toybox", "start": partial(cost_volume, samples=48, levels=4, finest=64, hidden=32), "decay": Cosine(),
         "rule": partial(VSD.for_prior, guidance=3.0, weight=balanced), "timesteps": Annealed(600, 150, until=0.8),
-        "rates": {"volume": 1e-2, "grid": 1e-2, "color": 3e-3}, "steps": 100}),
+        "rates": {"volume": 1e-2, "grid": 1e-2, "color": 3e-3}, "steps": 100, "views": 2}),
     "geometry": PAPER["geometry"].set(dreamflow.VIEWS | {
         "prior": "toybox-normals", "start.cells": 32, "rule": partial(SDS.for_prior, guidance=4.5, weight=balanced),
         "timesteps": Annealed(500, 100, until=1.0), "decay": Cosine(), "regularise": None, "steps": 100,

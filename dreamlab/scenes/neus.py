@@ -23,14 +23,14 @@ from dreamlab.scenes.textured import Painted, fit_colours, texture_grid
 from dreamlab.types import Render, Samples
 
 COARSE = 32  # cells a side of the grid of distances that says where along a ray the surface is
-COVERED, LEAST = 0.9, 1e-3  # a ball of this radius is drawn; what has less weight is left out
+COVERED, LEAST = 0.9, 3e-3  # a ball of this radius is drawn; what has less weight is left out
 
 
 class NeuS(Painted):
     """SDF(x) = f_g(E(x), V(x)), of which V learns and f_g does not (GeoDream), under a texture.
 
     A ray is cut into ``samples`` sections with the opacity of :func:`~dreamlab.render.volume.neus_alpha`, with ``sharpness`` in
-    1 / world unit, which stays as it is. Sections that have less than 1e-3 of the light by a coarse grid of distances, and by
+    1 / world unit, which stays as it is. Sections that have less than 0.003 of the light by a coarse grid of distances, and by
     their neighbours, are left out.
     ``geometry``: f_g; its weights are kept in the scene's file. ValueError for a volume that is not as wide as f_g reads it.
     """
@@ -39,7 +39,7 @@ class NeuS(Painted):
     meshed = False
 
     @checked
-    def __init__(self, volume: Volume, geometry: Geometry, sharpness: Positive = 50.0, samples: Count = 64,
+    def __init__(self, volume: Volume, geometry: Geometry, sharpness: Positive = 80.0, samples: Count = 64,
                  grid: HashGrid | None = None, hidden: Count = 32, radius: Positive = 1.0,
                  generator: torch.Generator | None = None):
         super().__init__(grid, hidden, radius, generator)
@@ -150,7 +150,7 @@ def source_cameras(views: int, elevation_deg: float, higher_deg: float) -> Camer
 def cost_volume(begin: Begin, *, views: Name = "toybox-multiview", network: Name = "toybox",
                 count: Annotated[int, Range(4, 8)] = 8, guidance: Annotated[float, Range(1, 100)] = 2.0,
                 elevation_deg: Elevation = 5.0,
-                higher_deg: Annotated[float, Range(0, 60)] = 20.0, samples: Count = 64, sharpness: Positive = 50.0,
+                higher_deg: Annotated[float, Range(0, 60)] = 20.0, samples: Count = 64, sharpness: Positive = 80.0,
                 levels: Annotated[int, Range(1, 24)] = 16, finest: Annotated[int, Range(16, 2**16)] = 4096,
                 hidden: Annotated[int, Range(1, 256)] = 64) -> NeuS:
     """The cost volume (by ``network``, "toybox" or a folder) of ``count`` views, 4 or 8, that the multi-view prior ``views``
