@@ -17,7 +17,7 @@ import torch
 from dreamlab.cameras import Cameras, orbit, ring
 from dreamlab.costvolume import Reconstruction, blend, hull
 from dreamlab.files import write_json
-from dreamlab.mesh import Mesh, lattice, marching_tetrahedra, sample, vertex_normals
+from dreamlab.mesh import Mesh, lattice, marching_tetrahedra, sample, solid, vertex_normals
 from dreamlab.metrics.align import iou
 from dreamlab.metrics.truth import chamfer
 from dreamlab.noise import stream
@@ -79,7 +79,7 @@ def main() -> None:
         rows.append({"kind": kind, "input": "truth", "by": "truth", **measure(true, places, kind)[1]})
         for name, (images, masks, cameras) in cases(kind, colour).items():
             start = time.process_time()
-            values = network.sdf(network([(images, masks, cameras)])[0], flat).view(places.shape[:3])
+            values = solid(network.sdf(network([(images, masks, cameras)])[0], flat).view(places.shape[:3]))
             seconds.append(time.process_time() - start)
             mesh, found = measure(values, places, kind)
             rows.append({"kind": kind, "input": name, "by": "network", **found})

@@ -175,7 +175,7 @@ class Reconstruction(nn.Module):
         self.config = {"cells": cells, "features": features, "channels": channels, "widths": list(widths),
                        "volume_widths": list(volume_widths), "octaves": octaves, "width": width}
         self.pyramid = Pyramid(4, tuple(widths), features)
-        self.regulariser = Regulariser(2 * (features + 4), tuple(volume_widths), channels)
+        self.regulariser = Regulariser(2 * (features + 4) + 1, tuple(volume_widths), channels)
         self.geometry = Geometry(channels, octaves, width)
         self.sharpness = nn.Parameter(torch.tensor(0.3))  # inverse standard deviation of NeuS: exp(10 *)
 
@@ -197,11 +197,12 @@ class Reconstruction(nn.Module):
 
     def costs(self, images: Float[Tensor, "v h w 3"], masks: Float[Tensor, "v h w 1"],
               cameras: Cameras) -> Float[Tensor, "c n n n"]:
-        """Mean and variance, at every cell, of the views' features, colours and masks."""
+        """Mean and variance, at every cell, of the views' features, colours and masks, and the hull."""
         x = torch.cat([images, masks], -1).movedim(-1, 1)
         n = self.config["cells"]
-        mean, variance, _ = aggregate(torch.cat([self.pyramid(x * 2 - 1), x], 1), cameras, centres(n).view(-1, 3).to(x))
-        return torch.cat([mean, variance]).view(-1, n, n, n)
+        cells = centres(n).view(-1, 3).to(x)
+        mean, variance, _ = aggregate(torch.cat([self.pyramid(x * 2 - 1), x], 1), cameras, cells)
+        return torch.cat([mean, variance, hull(masks, cameras, cells)[None]]).view(-1, n, n, n)
 
     def forward(self, sets: list[tuple[Tensor, Tensor, Cameras]]) -> Float[Tensor, "b c n n n"]:
         """The volume of each set of (images, masks, cameras), x first. ValueError for a set of fewer than two views, or of

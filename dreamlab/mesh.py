@@ -3,6 +3,7 @@ from dataclasses import dataclass
 from itertools import permutations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -177,3 +178,23 @@ def sample(mesh: Mesh, n: int, generator: torch.Generator) -> tuple[Float[Tensor
     weights = torch.stack([1 - u.sqrt(), u.sqrt() * (1 - v), u.sqrt() * v], 1)  # (n, 3, 1)
     corners = mesh.faces[face]
     return (weights * mesh.vertices[corners]).sum(1), (weights * mesh.colours[corners]).sum(1)
+
+
+def filled(shell: Bool[Tensor, "n n n"]) -> Bool[Tensor, "n n n"]:
+    """A shell and what it encloses: all that cannot be reached from the border, from cell to cell through their sides."""
+    wall, reached = shell.float()[None, None], torch.zeros_like(shell)
+    for axis in range(3):
+        reached.select(axis, 0)[:] = reached.select(axis, -1)[:] = True
+    reached = reached.float()[None, None] * (1 - wall)
+    while True:
+        grown = sum(F.max_pool3d(reached, side, 1, [k // 2 for k in side]) for side in ((3, 1, 1), (1, 3, 1), (1, 1, 3)))
+        grown = (grown > 0) * (1 - wall)
+        if torch.equal(grown, reached):
+            return reached[0, 0] == 0
+        reached = grown
+
+
+def solid(values: Float[Tensor, "n n n"]) -> Float[Tensor, "n n n"]:
+    """Signed distances on a grid, negative inside, without closed cavities: what cannot be reached from the border, and so be
+    seen, is inside, as deep as it was outside."""
+    return torch.where(filled(values < 0) & (values >= 0), -values - 1e-3, values)

@@ -20,6 +20,7 @@ from dreamlab.mesh import (
     marching_tetrahedra,
     pieces,
     sample,
+    solid,
     vertex_normals,
     volume,
     watertight,
@@ -315,3 +316,13 @@ def test_the_lattice_has_its_borders(n):
     places = lattice(n, 0.7)
     assert places.shape == (n, n, n, 3) and places[0, 0, 0].tolist() == pytest.approx([-0.7] * 3)
     assert torch.equal(places[-1, 0, 0], places.new_tensor([0.7, -0.7, -0.7]))
+
+
+def test_closed_cavities_are_solid_and_open_ones_stay():
+    """A hollow ball becomes a ball; with a hole through its wall it stays hollow."""
+    places = lattice(24, 1.0)
+    r = places.norm(dim=-1)
+    hollow = (r - 0.55).abs() - 0.2
+    assert torch.equal(solid(hollow) < 0, r < 0.75)
+    drilled = torch.where((places[..., :2].norm(dim=-1) < 0.2) & (places[..., 2] > 0), 0.3, hollow)
+    assert torch.equal(solid(drilled), drilled)

@@ -11,7 +11,7 @@ from torch import Tensor
 from dreamlab.cameras import Cameras, Elevation, orbit
 from dreamlab.checks import Count, Name, Positive, Range, checked
 from dreamlab.costvolume import Geometry, Reconstruction, Volume, blend, centres, cut_out, sample
-from dreamlab.mesh import Faces, Mesh, Vertices, lattice, marching_tetrahedra, vertex_normals
+from dreamlab.mesh import Faces, Mesh, Vertices, lattice, marching_tetrahedra, solid, vertex_normals
 from dreamlab.priors.base import Prior
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.priors.multiview import sample_views
@@ -106,9 +106,9 @@ class NeuS(Painted):
 
     @torch.no_grad()
     def distances(self, places: Float[Tensor, "n n n 3"]) -> Float[Tensor, "n n n"]:
-        """Signed distances at the corners of a grid."""
+        """Signed distances at the corners of a grid, without closed cavities (:func:`dreamlab.mesh.solid`)."""
         chunks = places.reshape(-1, 3).to(self.volume).split(1 << 16)
-        return torch.cat([self.sdf(some) for some in chunks]).view(places.shape[:3])
+        return solid(torch.cat([self.sdf(some) for some in chunks]).view(places.shape[:3]))
 
     def surface(self, corners: int = 64) -> tuple[Vertices, Faces]:
         """Vertices, without gradients, and faces."""

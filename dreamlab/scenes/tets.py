@@ -14,6 +14,7 @@ from dreamlab.mesh import (
     Mesh,
     Vertices,
     cut,
+    filled,
     large,
     lattice,
     marching_tetrahedra,
@@ -115,20 +116,6 @@ def signed(occupancy: Float[Tensor, "n n n"], places: Float[Tensor, "n n n 3"]) 
     points, _ = sample(Mesh(vertices, faces, vertices), 8000, torch.Generator().manual_seed(0))
     far = torch.cat([torch.cdist(some, points).amin(1) for some in places.reshape(-1, 3).split(512)]).view(occupancy.shape)
     return torch.where(occupancy > 0, -far, far)
-
-
-def filled(shell: Bool[Tensor, "n n n"]) -> Bool[Tensor, "n n n"]:
-    """A shell and what it encloses: all that cannot be reached from the border, from cell to cell through their sides."""
-    wall, reached = shell.float()[None, None], torch.zeros_like(shell)
-    for axis in range(3):
-        reached.select(axis, 0)[:] = reached.select(axis, -1)[:] = True
-    reached = reached.float()[None, None] * (1 - wall)
-    while True:
-        grown = sum(F.max_pool3d(reached, side, 1, [k // 2 for k in side]) for side in ((3, 1, 1), (1, 3, 1), (1, 1, 3)))
-        grown = (grown > 0) * (1 - wall)
-        if torch.equal(grown, reached):
-            return reached[0, 0] == 0
-        reached = grown
 
 
 def within(box: Float[Tensor, "2 3"], corners: int) -> Float[Tensor, "n n n 3"]:
