@@ -119,7 +119,7 @@ def estimate(stage: Stage, grown: bool = False) -> int:
 
     def step(n: int, side: int | None) -> int:
         some = scene if n == len(scene) else scene.of(n)
-        return added(replace(stage, scene=some, views=max(some.together, least), resolution=side, growth=None))
+        return added(replace(stage, scene=some, views=max(some.together, stage.prior.joined), resolution=side, growth=None))
 
     def pictures(n: int) -> float | int:
         sides = [*(s for s in SMALL if s < stage.resolution), stage.resolution] if stage.resolution else [None]
