@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from dreamlab import scenes
-from dreamlab.cameras import Orbit, ring
+from dreamlab.cameras import Orbit, Rings, ring
 from dreamlab.checks import Name, Range, check, check_fields, checked, shown
 from dreamlab.files import sweep_strays
 from dreamlab.learner import Adam
@@ -149,9 +149,15 @@ class Part:
         return Stage(
             scene, prior, rule, prompts, timesteps, {n: rates[n.split(".")[0]] for n in leaves if n.split(".")[0] in rates},
             decay=self.decay, look=self.look, regularise=self.regularise, growth=replace(self.growth) if self.growth else None,
-            cameras=None if flat else self.cameras or prior.card.views or Orbit(), optimiser=self.optimiser, seed=seed,
+            cameras=None if flat else self.cameras or usual_cameras(prior), optimiser=self.optimiser, seed=seed,
             steps=timesteps.steps if self.steps is None else self.steps, views=self.views or scene.together,
             resolution=self.resolution, **{} if flat else {"background": self.background})
+
+
+def usual_cameras(prior: Prior) -> Orbit:
+    """Those that a prior was trained on, in rings if it sees several views together."""
+    views = prior.card.views or Orbit()
+    return views if prior.joined == 1 else Rings(**{f.name: getattr(views, f.name) for f in fields(Orbit)}, joined=prior.joined)
 
 
 def made_by(start: partial) -> type:

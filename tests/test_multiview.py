@@ -10,6 +10,8 @@ from zoo import tiny
 
 from dreamlab.cameras import Cameras, Orbit, Rings, orbit, ring
 from dreamlab.files import Refused
+from dreamlab.memory import estimate
+from dreamlab.methods import METHODS
 from dreamlab.metrics.views import read_views
 from dreamlab.noise import randn, seeded
 from dreamlab.priors.critic import LoRACritic
@@ -18,6 +20,7 @@ from dreamlab.priors.multiview import NUMBERS, Joined, camera_numbers, read_mvdr
 from dreamlab.prompts import Condition, ViewPrompts
 from dreamlab.rules import SDS
 from dreamlab.schedules import noise_to_signal
+from dreamlab.stage import run
 from dreamlab.threads import pieces, sharing
 from dreamlab.toybox.captions import parse
 from dreamlab.toybox.objects import Toy, lathe
@@ -319,3 +322,25 @@ def test_sets_are_drawn_as_they_are_told(tmp_path, monkeypatch):
         assert len(cameras.elevation_deg[i : i + 4].unique()) == 1
         assert torch.allclose(cameras.azimuth_deg[i : i + 4].diff().remainder(360), torch.full((3,), 90.0), atol=1e-3)
     assert torch.equal(turns.latents, training.Turns.make(plain, 3, tmp_path / "turns.safetensors").latents)
+
+
+def test_a_run_under_the_bundled_prior():
+    """Rings of its own cameras where none are named, a memory estimate, and a step; views that are no sets are refused."""
+    part = METHODS["ball"].toy["shape"].set({"prior": "toybox-multiview", "start.points": 60, "steps": 1, "rule": "SDS"})
+    part = part.set({"prompts.views": False, "background": "grey"})
+    stage = part.build("a red mug")
+    assert stage.cameras == Rings((-20.0, 40.0), (2.4, 2.4)) and estimate(stage) > 0
+    before = stage.scene.colors.detach().clone()
+    step, = run(stage, progress=False)
+    assert len(step.cameras.elevation_deg.unique()) == 1 and not torch.equal(before, stage.scene.colors)
+    with pytest.raises(ValueError, match="the prior sees 4 views of one object together, got views 3: take a multiple of 4"):
+        part.set(views=3).build("a red mug")
+    with pytest.raises(ValueError, match="the cameras give 4 views of one object together, got views 2"):
+        METHODS["ball"].toy["shape"].set({"cameras": "Rings", "views": 2, "start.points": 60}).build("a red mug")
+
+
+def test_the_bundled_prior_puts_the_front_where_it_was_told():
+    """A pair that no training saw: kind and colour right, one front, all four views in place."""
+    prior = DiffusionPrior.load("toybox-multiview")
+    reading = read_views(sample_views(prior, "a red bear", ring(4), seeded(0)), ring(4), "bear", "red", 0.5)
+    assert reading.kind_right and reading.colour_right and reading.fronts == 1 and reading.off_deg <= 20 and reading.psnr > 22

@@ -345,8 +345,9 @@ class DiffusionPrior(Prior):
             from diffusers import UNet2DConditionModel
 
             check_code(folder)
-            unet = load_model(UNet2DConditionModel, folder, "unet", MODELS["unet"], mend)
-            self.pipe.unet = unet.to(self.device, self.unet.dtype)
+            with quiet():
+                unet = load_model(UNet2DConditionModel, folder, "unet", MODELS["unet"], mend)
+                self.pipe.unet = unet.to(self.device, self.unet.dtype)
             return DiffusionPrior(self.pipe, card=card)
         found, like = load_weights(file, mend), {}
         layers = dict(self.unet.named_modules())
