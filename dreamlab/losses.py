@@ -95,6 +95,25 @@ class Orientation:
 
 
 @dataclass(frozen=True)
+class Sparse:
+    """Takes away what is not needed: weight * mean sqrt(alpha² + 0.01) over the pixels (threestudio's sparsity; GeoDream's weight
+    is 10, official code). Where the background has one colour only, a scene may hide in it what is left of its start."""
+
+    weight: NotNegative = 10.0
+
+    def __post_init__(self):
+        check_fields(self)
+
+    def check(self, scene) -> None:
+        """ValueError for pictures, which cover all of themselves."""
+        if scene.dimensions == 2:
+            raise ValueError(f"regularise must not be Sparse for a {type(scene).__name__}, which covers all pixels: leave it out")
+
+    def __call__(self, scene, render: Render) -> Float[Tensor, ""]:
+        return self.weight * (render.alpha.square() + 0.01).sqrt().mean()
+
+
+@dataclass(frozen=True)
 class Surface:
     """Keeps a surface smooth: consistency * mean(1 - cos) of the normals of two faces that share an edge + laplacian * mean
     distance of a vertex from the mean of its neighbours (uniform Laplacian), in world units. ProlificDreamer's are 1e4 both, in

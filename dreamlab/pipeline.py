@@ -15,7 +15,7 @@ from dreamlab.cameras import Orbit, Rings, ring
 from dreamlab.checks import Name, Range, check, check_fields, checked, shown
 from dreamlab.files import sweep_strays
 from dreamlab.learner import Adam
-from dreamlab.losses import Orientation, Smooth, Surface
+from dreamlab.losses import Orientation, Smooth, Sparse, Surface
 from dreamlab.noise import Seed, seeded, stream, subseed
 from dreamlab.priors.base import Prior
 from dreamlab.priors.diffusion import HUB, DiffusionPrior, card_of, usual_device
@@ -54,7 +54,7 @@ class Part:
     rates: dict[str, Rate] | None = None
     optimiser: Adam = Adam()
     decay: Callable = constant
-    regularise: Smooth | Orientation | Surface | None = None
+    regularise: Smooth | Orientation | Sparse | Surface | None = None
     background: Callable = backgrounds
     steps: Steps | None = None
     views: Views | None = None

@@ -14,7 +14,7 @@ from dreamlab import rules
 from dreamlab.cameras import ORBITS
 from dreamlab.checks import check, settled, shown, wanted
 from dreamlab.learner import Adam
-from dreamlab.losses import Orientation, Smooth, Surface
+from dreamlab.losses import Orientation, Smooth, Sparse, Surface
 from dreamlab.priors.critic import CRITICS
 from dreamlab.prompts import ViewPrompts
 from dreamlab.scenes import STARTS
@@ -31,7 +31,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "timesteps": TIMESTEPS, "grid": {"Grid": TIMESTEPS["Grid"]}, "weight": WEIGHTS, "operator": rules.OPERATORS,
     "prompts": {"ViewPrompts": partial(ViewPrompts)}, "look": LOOKS, "cameras": ORBITS, "growth": {"Growth": Growth()},
     "decay": CURVES, "optimiser": {"Adam": Adam()}, "background": {"backgrounds": backgrounds, "grey": grey, "own": own},
-    "regularise": {loss.__name__: loss() for loss in (Smooth, Orientation, Surface)},
+    "regularise": {loss.__name__: loss() for loss in (Smooth, Orientation, Sparse, Surface)},
     "critic": {name: partial(critic) for name, critic in CRITICS.items()},
 }
 GIVEN = {"seed"}  # by the run, never by settings
