@@ -96,8 +96,8 @@ class Orientation:
 
 @dataclass(frozen=True)
 class Sparse:
-    """Takes away what is not needed: weight * mean sqrt(alpha² + 0.01) over the pixels (threestudio's sparsity; GeoDream's weight
-    is 10, official code). Where the background has one colour only, a scene may hide in it what is left of its start."""
+    """Takes away what is not needed: weight * mean sqrt(alpha² + 0.01) over the pixels (threestudio's sparsity, GeoDream's with
+    10). Where the background has one colour only, a scene may hide in it what is left of its start."""
 
     weight: NotNegative = 10.0
 
@@ -107,7 +107,8 @@ class Sparse:
     def check(self, scene) -> None:
         """ValueError for pictures, which cover all of themselves."""
         if scene.dimensions == 2:
-            raise ValueError(f"regularise must not be Sparse for a {type(scene).__name__}, which covers all pixels: leave it out")
+            raise ValueError(f"regularise must not be Sparse for a {type(scene).__name__}, which covers all of its pixels: "
+                             "leave it out")
 
     def __call__(self, scene, render: Render) -> Float[Tensor, ""]:
         return self.weight * (render.alpha.square() + 0.01).sqrt().mean()

@@ -1,10 +1,12 @@
 """Normals of a density, and the loss of what faces away: closed forms, finite differences, what the gradient reaches."""
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from dreamlab.cameras import orbit, ring
-from dreamlab.losses import Orientation
+from dreamlab.losses import Orientation, Sparse
 from dreamlab.methods import METHODS
 from dreamlab.noise import seeded
 from dreamlab.render.volume import normals, volume
@@ -166,3 +168,16 @@ def test_a_normal_map_is_what_is_seen_from_there():
     assert found[0, 0].tolist() == [0, 0, 0]
     towards = F.normalize(orbit(30.0, 0.0).positions[0], dim=0)
     assert (found[12, 12] * towards).sum() > 0.99 and found[6, 12, 2] > 0.4
+
+
+def test_sparse_is_its_closed_form_and_for_scenes_that_need_not_cover():
+    """weight * mean sqrt(alpha² + 0.01): 0.1 of it where nothing is, and a gradient that takes coverage away."""
+    alpha = torch.tensor([0.0, 0.5, 1.0, 1.0]).view(1, 2, 2, 1).requires_grad_()
+    found = Sparse(3.0)(None, Render(alpha.expand(1, 2, 2, 3), alpha))
+    assert torch.isclose(found, 3 * torch.tensor([0.01, 0.26, 1.01, 1.01]).sqrt().mean())
+    assert torch.isclose(Sparse(3.0)(None, Render(0 * alpha.expand(1, 2, 2, 3), 0 * alpha)), torch.tensor(0.3))
+    gradient, = torch.autograd.grad(found, alpha)
+    assert (gradient[alpha > 0] > 0).all()
+    Sparse().check(NeRF)
+    with pytest.raises(ValueError, match="regularise must not be Sparse for a .*: leave it out"):
+        Sparse().check(SimpleNamespace(dimensions=2))

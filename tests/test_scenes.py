@@ -50,7 +50,7 @@ def prior():
 def make(name, prior, seed=0):
     """A small scene that begins so; earlier parts made a ball, a field and a mesh."""
     def earlier(name):
-        start, generator = {"first": "ball", "field": "blob", "mesh": None}[name], stream(seed, name)
+        start, generator = {"first": "ball", "field": "blob", "mesh": None, "volume": "cost_volume"}[name], stream(seed, name)
         if name == "mesh":
             places, box = lattice(11, 0.8), torch.tensor([[-0.8] * 3, [0.8] * 3])
             return Tets(places.norm(dim=-1) - 0.5, box, HashGrid(2, entries=2**10, generator=generator), 8, generator=generator)

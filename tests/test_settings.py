@@ -10,8 +10,8 @@ from dreamlab.learner import Adam
 from dreamlab.losses import Smooth
 from dreamlab.methods import METHODS
 from dreamlab.pipeline import Part
-from dreamlab.priors.diffusion import DiffusionPrior
-from dreamlab.prompts import ViewPrompts
+from dreamlab.priors.diffusion import BUNDLED, DiffusionPrior
+from dreamlab.prompts import Condition, ViewPrompts
 from dreamlab.rules import RULES, VSD
 from dreamlab.scenes.growth import Growth
 from dreamlab.schedules import Annealed, Cosine, Grid, balanced
@@ -60,17 +60,18 @@ def paths(thing, before: str = "") -> list[tuple[str, object]]:
 
 
 @cache
-def prior():
-    return DiffusionPrior.load()
+def prior(name: str) -> DiffusionPrior:
+    return DiffusionPrior.load(name)
 
 
 def digest(tensors) -> str:
+    tensors = [part for x in tensors for part in (x.tensors.values() if isinstance(x, Condition) else [x])]
     return hashlib.sha256(b"".join(x.detach().float().contiguous().numpy().tobytes() for x in tensors)).hexdigest()
 
 
 def plan(part: Part) -> dict:
     """All that a run of a part consists of: the stage that it builds, leaves and learners and prompts included."""
-    stage = part.build("a red mug", prior() if part.prior == "toybox" else None)
+    stage = part.build("a red mug", prior(part.prior) if part.prior in BUNDLED else None)
     rule, prompt = stage.rule, stage.prompts(ring(5))
     critic = getattr(rule, "critic", None)
     learner = getattr(rule, "learner", None) or getattr(critic, "learner", None)
@@ -159,7 +160,7 @@ def test_what_an_option_that_does_not_apply_says():
             ({"steps.more": 1}, "steps has no options"),
             ({"look": "latents"}, "not made of latents")):
         with pytest.raises(ValueError, match=says):
-            made = toy.set({"start.points": 60} | changes).build("a red mug", prior())
+            made = toy.set({"start.points": 60} | changes).build("a red mug", prior("toybox"))
             advance(made, make_optimiser(made), 0)
     for changes, says in (({"views": 4}, "views must be none for a Picture"), ({"cameras": "Orbit"}, "cameras must be none"),
                           ({"resolution": 64}, "resolution must be none"), ({"growth": "Growth"}, "growth must be none")):
