@@ -1,9 +1,11 @@
 """GeoDream (arXiv 2311.17971): views of a multi-view prior make a cost volume, which a 2D prior moves; then a mesh made of it.
 
 ``PAPER`` holds the official code's numbers (GD), counted in iterations; where the paper (P) says otherwise that is named. Where
-no source is named, it is ours. Its learning rates fall and rise (P, Fig. 6); here each has its mean's first and last. Left
-out: the learnt background, half resolution at first, the loss that makes the inside opaque. ``TOY`` is the same list with a
-laptop's numbers, on the bundled multi-view prior and reconstruction network.
+no source is named, it is ours. Its learning rates fall and rise (P, Fig. 6); here the volume's stays and the texture's fall.
+Left out: the learnt background, half resolution at first, the losses on opacity, views of a second multi-view prior. At paper
+size the views of MVDream need a plain grey background, and the bundled network stands in for One-2-3-45's, which is not read
+yet: that list is for reading, not for running. ``TOY`` is the same list with a laptop's numbers, on the bundled multi-view
+prior and reconstruction network.
 """
 from functools import partial
 
