@@ -46,8 +46,9 @@ ARMS = {  # name -> method, changes, the last part
     "field": ("dreamflow", {}, None), "points": ("dreamflow-points", {}, None),
     "plain": ("dreamflow-points", PLAIN, "geometry"),
     "colour": ("dreamflow-points", PLAIN | {"geometry.look": "rgb"}, "geometry"),
-    "true": ("dreamflow-points", {}, "geometry"), "geodream": ("geodream", {}, None),
+    "true": ("dreamflow-points", {}, "geometry"),
 }
+OTHERS = {"geodream": ("geodream", {}, None)}  # of other methods, for a table of their own
 COLUMNS = ("arm kind colour seed part seconds cpu_seconds steps views_right iou score psnr inside_psnr mesh_chamfer "
            "mesh_chamfer_unaligned mesh_cosine chamfer fronts view_ratio sharpness_ratio saturation_ratio realism kind_read "
            "colour_read kind_right colour_right watertight faces turn_deg scale tag date torch").split()
@@ -144,7 +145,7 @@ def read(path: Path) -> list[dict]:
 
 def write(path: Path, table: list[dict]) -> None:
     """The rows, sorted by arm, kind and seed, in the order in which they came."""
-    order = {name: i for i, name in enumerate([*ARMS, *KINDS])}
+    order = {name: i for i, name in enumerate([*ARMS, *OTHERS, *KINDS])}
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
@@ -154,7 +155,7 @@ def write(path: Path, table: list[dict]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("arms", nargs="+", choices=[*ARMS, "montage"])
+    parser.add_argument("arms", nargs="+", choices=[*ARMS, *OTHERS, "montage"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--out", type=Path, default=DATA / "dreamflow.csv")
@@ -163,8 +164,8 @@ def main() -> None:
     priors: dict = {}
     for prompt in (prompt for prompt in PROMPTS if parse(prompt)[0] in args.kinds):
         for seed in args.seeds:
-            for arm in (arm for arm in args.arms if arm in ARMS):
-                method, changes, until = ARMS[arm]
+            for arm in (arm for arm in args.arms if arm != "montage"):
+                method, changes, until = (ARMS | OTHERS)[arm]
                 asked = METHODS[method].ask(prompt, "toy", seed, changes)
                 last = asked.tag(until or list(asked.parts)[-1])
                 table = read(args.out)

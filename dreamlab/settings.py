@@ -35,6 +35,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "critic": {name: partial(critic) for name, critic in CRITICS.items()},
 }
 GIVEN = {"seed"}  # by the run, never by settings
+# Options that are younger than stored results, at the values that make the runs of before: their tags stay what they were
+ADDED = [("SDS", "rescale", 0.0)]
 
 
 def owner(thing: partial) -> Any:
@@ -182,14 +184,15 @@ def assignment(text: str) -> tuple[str, Any]:
 
 
 def describe(thing) -> Any:
-    """An object as JSON can hold it: {"is": its name} and its options, all of them."""
+    """An object as JSON can hold it: {"is": its name} and its options, all but those that are as before they were added."""
     if isinstance(thing, dict):
         return {key: describe(value) for key, value in thing.items()}
     if isinstance(thing, tuple | list):
         return [describe(value) for value in thing]
     if thing is None or isinstance(thing, str | int | float):
         return thing
-    return {"is": name_of(thing)} | {name: describe(value) for name, (_, value) in options(thing).items()}
+    kind, found = name_of(thing), options(thing).items()
+    return {"is": kind} | {name: describe(value) for name, (_, value) in found if (kind, name, value) not in ADDED}
 
 
 def difference(mine, others) -> dict[str, Any]:

@@ -468,7 +468,7 @@ def test_a_stage_shows_the_prior_the_fields_own_background():
     for changes, match in (({"start.sky": True}, "background must be own for a NeRF that learns one, got backgrounds"),
                            ({"background": "own"}, "background must not be own for a NeRF that learns none, got own"),
                            ({"rates.background": 0.1}, "rates name background, and the scene has only"),
-                           ({"background": "black"}, "no background 'black'; there is: backgrounds, own")):
+                           ({"background": "black"}, "no background 'black'; there is: backgrounds, grey, own")):
         with pytest.raises(ValueError, match=match):
             part.set(changes).build("a red mug")
     with pytest.raises(ValueError, match="background is nothing to a Picture"):

@@ -186,7 +186,8 @@ def toy():
     """A maker of small parts of a method."""
     def make(name="dreammapping", **changes):
         part, = METHODS[name].toy.values()
-        small = {"start.samples": 8, "views": 1} if "samples" in options(part.start) else {"start.points": 60}
+        views = getattr(part.cameras, "joined", 1)
+        small = {"start.samples": 8, "views": views} if "samples" in options(part.start) else {"start.points": 60}
         return part.set(small | {"resolution": 32} | changes)
 
     return make

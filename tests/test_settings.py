@@ -145,7 +145,8 @@ def test_what_an_option_that_does_not_apply_says():
     """Where it would belong, or what is to be chosen first."""
     toy = METHODS["dreammapping"].toy["shape"]
     for changes, says in (
-            ({"rule": "SDS", "rule.cutoff": 5}, "SDS has no 'cutoff', it has guidance, weight; cutoff belongs to VDM, NFSD"),
+            ({"rule": "SDS", "rule.cutoff": 5},
+             "SDS has no 'cutoff', it has guidance, weight, rescale; cutoff belongs to VDM, NFSD"),
             ({"cutoff": 5}, "no 'cutoff'.*it is rule.cutoff"),
             ({"start.levels": 2}, "points has no 'levels'.*levels belongs to blob"),
             ({"growth.every": 5}, "growth is none, so growth.every belongs to nothing.*growth=Growth"),
