@@ -11,14 +11,10 @@ from dreamlab.cameras import orbit, ring
 from dreamlab.costvolume import Geometry
 from dreamlab.mesh import watertight
 from dreamlab.noise import seeded
-from dreamlab.render.volume import neus_alpha
+from dreamlab.render.volume import alpha_weights, neus_alpha
 from dreamlab.scenes.base import Begin
 from dreamlab.scenes.nerf import HashGrid
 from dreamlab.scenes.neus import NeuS, neus_to_tets
-
-
-def weights(alpha):
-    return alpha * torch.cumprod(torch.cat([torch.ones_like(alpha[..., :1]), 1 - alpha[..., :-1]], -1), -1)
 
 
 def ball(seed: int = 0, **more) -> NeuS:
@@ -35,14 +31,14 @@ def test_opacity_at_a_plane_in_closed_form(cos, sharpness):
     their peak is at the surface, and their mean too, however coarse the sections and at any angle."""
     t = torch.linspace(0, 2, 4001, dtype=torch.float64)
     f = cos * (1 - t)
-    w, phi = weights(neus_alpha(f, sharpness)), torch.sigmoid(sharpness * f)
+    w, phi = alpha_weights(neus_alpha(f, sharpness)), torch.sigmoid(sharpness * f)
     assert torch.allclose(w.cumsum(0), (phi[0] - phi[1:]) / phi[0], atol=1e-9)
     middle = (t[1:] + t[:-1]) / 2
     density = sharpness * cos * (sharpness * cos * (1 - middle)).sigmoid() * (-sharpness * cos * (1 - middle)).sigmoid()
     assert torch.allclose(w / t.diff(), density / phi[0], atol=2e-4 * density.max().item())
     assert abs(middle[w.argmax()] - 1) < 1e-3 and abs((w * middle).sum() / w.sum() - 1) < 2e-3
     coarse = t[::100]
-    w = weights(neus_alpha(cos * (1 - coarse), sharpness))
+    w = alpha_weights(neus_alpha(cos * (1 - coarse), sharpness))
     assert abs((w * (coarse[1:] + coarse[:-1]) / 2).sum() / w.sum() - 1) < 0.02
 
 
@@ -52,8 +48,8 @@ def test_a_density_that_follows_the_distance_is_biased_and_neus_is_not():
     f, s = 0.5 * (1 - t), 20.0
     middle = (t[1:] + t[:-1]) / 2
     density = 8 * s * (s * f[1:]).sigmoid() * (-s * f[1:]).sigmoid()
-    naive = weights(-torch.expm1(-density * t.diff()))
-    assert middle[naive.argmax()] < 0.95 and abs(middle[weights(neus_alpha(f, s)).argmax()] - 1) < 1e-3
+    naive = alpha_weights(-torch.expm1(-density * t.diff()))
+    assert middle[naive.argmax()] < 0.95 and abs(middle[alpha_weights(neus_alpha(f, s)).argmax()] - 1) < 1e-3
 
 
 def test_weights_are_nerfacc_s():
@@ -62,7 +58,7 @@ def test_weights_are_nerfacc_s():
     f = torch.randn(5, 33, generator=g).cumsum(1) * 0.05 + 0.3
     alpha = neus_alpha(f, 60.0)
     theirs, _ = render_weight_from_alpha(alpha)
-    assert torch.allclose(weights(alpha), theirs, atol=1e-6)
+    assert torch.allclose(alpha_weights(alpha), theirs, atol=1e-6)
     assert (alpha[f.diff(dim=1) >= 0] == 0).all() and alpha.min() >= 0 and alpha.max() <= 1
 
 

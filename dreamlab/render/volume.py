@@ -30,6 +30,11 @@ def weights(density: Float[Tensor, "*r s"], delta: Float[Tensor, "*r s"]) -> Flo
     return transmittance * -torch.expm1(-thickness)
 
 
+def alpha_weights(alpha: Float[Tensor, "*r s"]) -> Float[Tensor, "*r s"]:
+    """T_i alpha_i of opacities in order along each ray."""
+    return alpha * torch.cumprod(torch.cat([torch.ones_like(alpha[..., :1]), 1 - alpha[..., :-1]], -1), -1)
+
+
 def inside_ball(origins: Float[Tensor, "r 3"], directions: Float[Tensor, "r 3"],
                 radius: float) -> tuple[Float[Tensor, "r"], Float[Tensor, "r"]]:
     """Distances at which unit rays enter and leave the ball around the origin; equal, so nothing, where they miss it."""

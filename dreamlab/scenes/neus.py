@@ -15,7 +15,7 @@ from dreamlab.mesh import Faces, Mesh, Vertices, lattice, marching_tetrahedra, s
 from dreamlab.priors.base import Prior
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.priors.multiview import sample_views
-from dreamlab.render.volume import inside_ball, neus_alpha
+from dreamlab.render.volume import alpha_weights, inside_ball, neus_alpha
 from dreamlab.scenes.base import Begin
 from dreamlab.scenes.nerf import HashGrid
 from dreamlab.scenes.tets import EMPTY, Tets, clean, signed, tight, within
@@ -73,7 +73,7 @@ class NeuS(Painted):
     def lit(self, places: Float[Tensor, "r n 3"]) -> Bool[Tensor, "r m"]:
         """Which sections between the places along rays get more than a little of the light, or have a neighbour that does."""
         f = sample(self.coarse(), places.reshape(-1, 3)).view(places.shape[:2])
-        w = weights_of(neus_alpha(f, self.sharpness))
+        w = alpha_weights(neus_alpha(f, self.sharpness))
         return F.max_pool1d((w > LEAST).float()[:, None], 3, 1, 1)[:, 0] > 0
 
     def render(self, cameras: Cameras, resolution: int, background: Tensor, generator: torch.Generator | None = None) -> Render:
@@ -92,7 +92,7 @@ class NeuS(Painted):
         lit = self.lit(places)
         ends = F.pad(lit, (0, 1)) | F.pad(lit, (1, 0))
         f = places.new_zeros(t.shape).masked_scatter(ends, self.sdf(places[ends]))
-        w = weights_of(neus_alpha(f, self.sharpness) * lit)
+        w = alpha_weights(neus_alpha(f, self.sharpness) * lit)
         row, section = (w.detach() > LEAST).nonzero(as_tuple=True)
         middle = (t[row, section] + t[row, section + 1]) / 2
         ray, w = hit[row], w[row, section]
@@ -132,11 +132,6 @@ class NeuS(Painted):
             module.to(device)
         scene.load_state_dict(leaves)
         return scene
-
-
-def weights_of(alpha: Float[Tensor, "r n"]) -> Float[Tensor, "r n"]:
-    """T_i alpha_i."""
-    return alpha * torch.cumprod(torch.cat([torch.ones_like(alpha[:, :1]), 1 - alpha[:, :-1]], 1), 1)
 
 
 def source_cameras(views: int, elevation_deg: float, higher_deg: float) -> Cameras:

@@ -89,7 +89,8 @@ def train_multiview(out: Path, views: None = None, steps: int = 9000, batch: int
     prior = DiffusionPrior.load("toybox", device())
     turns = Turns.make(prior, seed, out / "turns.safetensors")
     config = dict(prior.unet.config) | {  # the last: else what the file leaves to defaults stays so
-        "class_embed_type": "projection", "projection_class_embeddings_input_dim": NUMBERS, "_use_default_values": []}
+        "class_embed_type": "projection", "projection_class_embeddings_input_dim": NUMBERS, "_use_default_values": [],
+        "_name_or_path": ""}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = UNet2DConditionModel.from_config(config)
