@@ -64,6 +64,8 @@ def wanted(kind) -> str:
         return " ".join([wanted(inner[0]), *limits])
     if origin in (Union, UnionType):
         return " or ".join(map(wanted, inner))
+    if origin is tuple and inner[1:] == (...,):
+        return f"a list, each of it {wanted(inner[0])}"
     if origin is tuple:
         return f"({', '.join(map(wanted, inner))})"
     if origin is dict:
@@ -86,6 +88,8 @@ def fits(value, kind) -> bool:
         return fits(value, inner[0]) and all(value in m for m in inner[1:] if isinstance(m, Range | Line))
     if origin in (Union, UnionType):
         return any(fits(value, k) for k in inner)
+    if origin is tuple and inner[1:] == (...,):
+        return isinstance(value, tuple) and len(value) > 0 and all(fits(v, inner[0]) for v in value)
     if origin is tuple:
         return isinstance(value, tuple) and len(value) == len(inner) and all(map(fits, value, inner))
     if origin is dict:
@@ -121,7 +125,7 @@ def settled(value, kind):
     if origin in (Union, UnionType):
         return settled(value, next((k for k in inner if fits(value, k)), Any))
     if origin is tuple and isinstance(value, tuple):
-        return tuple(map(settled, value, inner))
+        return tuple(map(settled, value, inner[:1] * len(value) if inner[1:] == (...,) else inner))
     if origin is dict and isinstance(value, dict):
         return {k: settled(v, inner[1]) for k, v in value.items()}
     return float(value) if kind is float and isinstance(value, int | float) else value

@@ -56,7 +56,8 @@ def parser() -> argparse.ArgumentParser:
     toybox = verbs.add_parser("toybox", help="make the bundled weights again")
     what = toybox.add_subparsers(dest="what", required=True)
     train = what.add_parser("train", help="train one bundled part from nothing; run again to resume")
-    train.add_argument("name", choices=["vae", "prior", "points", "judge", "normals", "refiner", "multiview", "reconstruction"])
+    train.add_argument("name", choices=["vae", "prior", "points", "judge", "normals", "refiner", "multiview", "zero123",
+                                         "reconstruction"])
     train.add_argument("--out", type=place, default=Path("runs/toybox"))
     train.add_argument("--steps", help="training steps (default: those of the bundled weights)")
     return top

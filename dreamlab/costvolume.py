@@ -224,12 +224,18 @@ class Reconstruction(nn.Module):
         return self.geometry(points, sample(volume, points))[0]
 
 
+def border(images: Float[Tensor, "v h w 3"]) -> Float[Tensor, "v 3"]:
+    """The colour of each picture's border, its median."""
+    return torch.cat([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], 1).median(1).values
+
+
 @torch.no_grad()
-def cut_out(images: Float[Tensor, "v h w 3"], grey: float = 0.5,
+def cut_out(images: Float[Tensor, "v h w 3"],
             near: float = 0.12) -> tuple[Float[Tensor, "v h w 3"], Float[Tensor, "v h w 1"]]:
-    """Pictures over a plain ``grey``, on white, and their masks. The rule: background is what is within ``near`` of the grey
-    and reaches the border through such pixels, and any patch of 3 x 3 within half of that, as inside a handle."""
-    away = (images - grey).abs().amax(-1)[:, None]
+    """Pictures over a plain background, on white, and their masks. The rule: background is what is within ``near`` of the
+    colour of the picture's :func:`border` and reaches that through such pixels, and any patch of 3 x 3 within half of that, as
+    inside a handle."""
+    away = (images - border(images)[:, None, None]).abs().amax(-1)[:, None]
     like = (away < near).float()
     reached = F.pad(torch.zeros_like(like)[:, :, 1:-1, 1:-1], (1, 1, 1, 1), value=1.0) * like
     while not torch.equal(grown := F.max_pool2d(reached, 3, 1, 1) * like, reached):

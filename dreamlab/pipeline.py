@@ -26,7 +26,7 @@ from dreamlab.scenes.growth import Growth
 from dreamlab.scenes.textured import read as read_mesh
 from dreamlab.schedules import Timesteps, constant
 from dreamlab.settings import chosen, describe, difference, name_of, options, owner, validate
-from dreamlab.stage import Pixels, Rate, Stage, Step, Steps, Views, read, rgb, run
+from dreamlab.stage import Pixels, Rate, Stage, Step, Steps, Views, check_knots, read, rgb, run
 from dreamlab.threads import sharing
 from dreamlab.toybox.dataset import backgrounds
 
@@ -62,6 +62,7 @@ class Part:
 
     def __post_init__(self):
         check_fields(self)
+        check_knots(self.rates or {})
         for name in ("start", "rule", "prompts"):
             validate(getattr(self, name), name)
         if not (inspect.isclass(made := owner(self.rule)) and issubclass(made, Rule)):

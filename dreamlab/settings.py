@@ -23,6 +23,7 @@ from dreamlab.scenes.growth import Growth
 from dreamlab.schedules import CURVES, TIMESTEPS, WEIGHTS
 from dreamlab.stage import LOOKS
 from dreamlab.toybox.dataset import backgrounds, grey
+from dreamlab.viewpoints import LISTS
 
 # What the name of a field may be set to by a name. A new rule or scene comes in through its own list.
 CHOICES: dict[str, dict[str, Any]] = {
@@ -32,11 +33,11 @@ CHOICES: dict[str, dict[str, Any]] = {
     "prompts": {"ViewPrompts": partial(ViewPrompts)}, "look": LOOKS, "cameras": ORBITS, "growth": {"Growth": Growth()},
     "decay": CURVES, "optimiser": {"Adam": Adam()}, "background": {"backgrounds": backgrounds, "grey": grey, "own": own},
     "regularise": {loss.__name__: loss() for loss in (Smooth, Orientation, Sparse, Surface)},
-    "critic": {name: partial(critic) for name, critic in CRITICS.items()},
+    "critic": {name: partial(critic) for name, critic in CRITICS.items()}, "viewpoints": LISTS,
 }
 GIVEN = {"seed"}  # by the run, never by settings
 # Options that are younger than stored results, at the values that make the runs of before: their tags stay what they were
-ADDED = [("SDS", "rescale", 0.0)]
+ADDED = [("SDS", "rescale", 0.0), ("Sparse", "opaque", 0.0), ("Sparse", "since", 0.0)]
 
 
 def owner(thing: partial) -> Any:

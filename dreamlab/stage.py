@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dreamlab.cameras import Cameras, Orbit
-from dreamlab.checks import Count, NotNegative, Positive, Range, check, check_fields, checked, finite, shown, unbound
+from dreamlab.checks import Count, NotNegative, Positive, Range, Share, check, check_fields, checked, finite, shown, unbound
 from dreamlab.files import writing
 from dreamlab.learner import Adam, select
 from dreamlab.noise import Seed, randn, seeded, stream
@@ -32,7 +32,7 @@ from dreamlab.types import Render
 Steps = Annotated[int, Range(0, 10**7)]
 Views = Annotated[int, Range(1, 4096)]
 Pixels = Annotated[int, Range(8, 8192)]
-Rate = Positive | tuple[Positive, Positive]
+Rate = Positive | tuple[Positive, Positive] | tuple[tuple[Share, Positive], ...]
 # (scene, prior, cameras, resolution, background, generator) -> the render, if there is one, and what the prior sees of it
 Look = Callable[[Scene, Prior, Cameras, int | None, Tensor | None, torch.Generator], tuple[Render | None, Tensor]]
 
@@ -87,10 +87,11 @@ LOOKS = {"rgb": rgb, "normals": normals, "latents": latents}
 class Stage:
     """A scene, a prior, a rule, and how to bring them together.
 
-    ``rates`` gives the optimiser's rate for each leaf, a number or a pair (first, last) with a log-linear way between them; a
-    leaf that is not named stays as it is. ``decay(step, steps)`` multiplies all rates. ``prompts(cameras)`` gives the Prompt of
-    a batch of views, ``timesteps(step, steps, n, generator)`` its noise levels, ``background(n, generator)`` (n, 3) colours, or
-    None for the scene's own (:func:`~dreamlab.scenes.base.own`). ``look`` is what the prior is shown.
+    ``rates`` gives the optimiser's rate for each leaf: a number, a pair (first, last) with a log-linear way between them, or
+    knots (:func:`rate_at`); a leaf that is not named stays as it is. ``decay(step, steps)`` multiplies all rates.
+    ``prompts(cameras)`` gives the Prompt of a batch of views, ``timesteps(step, steps, n, generator)`` its noise levels,
+    ``background(n, generator)`` (n, 3) colours, or None for the scene's own (:func:`~dreamlab.scenes.base.own`). ``look`` is
+    what the prior is shown.
     ``regularise(scene, render)`` is a scalar added to the loss; where it has an ``at(step, steps)``, that of the step.
     ``growth`` may change how many Gaussians the scene has. Pictures have no sides and a size of their own: ``cameras`` and
     ``resolution`` are None then.
@@ -116,6 +117,7 @@ class Stage:
 
     def __post_init__(self):
         check_fields(self)
+        check_knots(self.rates)
         if not isinstance(leaves := self.scene.parameters(), dict):
             raise ValueError(f"scene.parameters() must be a dict of leaves by name, got {type(leaves).__name__} from a "
                              f"{type(self.scene).__name__}")
@@ -237,10 +239,26 @@ def make_optimiser(stage: Stage) -> torch.optim.Optimizer:
     return stage.optimiser([{"params": [parameters[name]], "name": name} for name in stage.rates])
 
 
-def rate_at(rate: float | tuple[float, float], share: float) -> float:
-    """The rate after a share of the run: a number stays, a pair (first, last) falls log-linearly."""
-    first, last = rate if isinstance(rate, tuple) else (rate, rate)
-    return first * (last / first) ** share if first != last else first
+def rate_at(rate: float | tuple, share: float) -> float:
+    """The rate after a share of the run: a number stays, a pair (first, last) falls log-linearly. Knots (share, rate) are
+    joined by straight lines; where two have one share it jumps, and has the second's rate from there on."""
+    if not isinstance(rate, tuple):
+        return rate
+    if not isinstance(rate[0], tuple):
+        first, last = rate
+        return first * (last / first) ** share if first != last else first
+    after = next((i for i, (at, _) in enumerate(rate) if at > share), len(rate))
+    (a, low), (b, high) = rate[max(after - 1, 0)], rate[min(after, len(rate) - 1)]
+    return low + (high - low) * (share - a) / (b - a) if b > a and share > a else low
+
+
+def check_knots(rates: dict[str, Rate]) -> None:
+    """ValueError for knots whose shares fall, or that do not begin at 0."""
+    for name, rate in rates.items():
+        if isinstance(rate, tuple) and isinstance(rate[0], tuple):
+            shares = [share for share, _ in rate]
+            if shares[0] != 0 or shares != sorted(shares):
+                raise ValueError(f"the knots of rates.{name} begin at share 0 and their shares rise, got {shares}: sort them")
 
 
 def advance(stage: Stage, optimiser: torch.optim.Optimizer, step: int) -> Step:

@@ -146,6 +146,24 @@ def test_perp_neg_of_parallel_views_does_nothing():
 def test_rates_fall_log_linearly_or_stay():
     assert rate_at((1e-2, 1e-4), 0.0) == 1e-2 and rate_at((1e-2, 1e-4), 0.5) == pytest.approx(1e-3)
     assert rate_at((1e-2, 1e-4), 1.0) == pytest.approx(1e-4) and rate_at(3e-3, 0.7) == 3e-3
+    knots = ((0.0, 4.0), (0.5, 4.0), (0.5, 1.0), (1.0, 3.0))
+    assert [rate_at(knots, share) for share in (0.0, 0.4, 0.5, 0.75, 1.0)] == [4, 4, 1, 2, 3]
+    part = METHODS["dreammapping"].toy["shape"]
+    for wrong in (((0.1, 1e-3), (1.0, 1e-3)), ((0.0, 1e-3), (0.6, 1e-3), (0.4, 1e-3))):
+        with pytest.raises(ValueError, match=r"knots of rates.means begin at share 0 and their shares rise, got \[.*: sort"):
+            part.set({"rates.means": wrong})
+    assert part.set({"rates.means": [[0, 1e-3], [1, 1e-4]]}).rates["means"] == ((0.0, 1e-3), (1.0, 1e-4))
+
+
+def test_rates_of_geodream_are_those_of_its_figure_6():
+    """As its official code counts them, in iterations of 20,000."""
+    rates, table = METHODS["geodream"].paper["neus"].rates, {
+        "volume": {0: 1e-3, 3499: 1e-3, 3500: 1e-4, 5000: 1.7e-4, 10_000: 3.9e-4, 15_000: 6.2e-4, 20_000: 8.4e-4},
+        "grid": {0: 5e-3, 3499: 5e-3, 3500: 5e-3, 5000: 4.6e-3, 10_000: 3.5e-3, 15_000: 2.3e-3, 20_000: 1.08e-3},
+        "color": {0: 5e-4, 3499: 5e-4, 3500: 5e-4, 5000: 4.6e-4, 10_000: 3.5e-4, 15_000: 2.3e-4, 20_000: 1.08e-4}}
+    for leaf, wanted in table.items():
+        for step, rate in wanted.items():
+            assert rate_at(rates[leaf], step / 20_000) == pytest.approx(rate, rel=0.025), (leaf, step)
 
 
 def test_total_variation_is_the_mean_squared_slope():

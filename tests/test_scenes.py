@@ -22,6 +22,7 @@ from dreamlab.scenes.tets import Tets
 from dreamlab.stage import make_optimiser, restore, run, snapshot
 from dreamlab.toybox.objects import Toy
 from dreamlab.toybox.render import render as render_truth
+from dreamlab.viewpoints import Circle
 
 SMALL = {"points": {"prior": "toybox", "points": 60}, "ball": {"points": 60}, "surface": {"points": 60, "of": "first"},
          "blob": {"levels": 2, "finest": 32, "hidden": 8, "samples": 8, "radius": 0.85}, "latents": {"pictures": 2},
@@ -30,7 +31,8 @@ SMALL = {"points": {"prior": "toybox", "points": 60}, "ball": {"points": 60}, "s
          "sphere": {"cells": 12, "levels": 2, "finest": 32, "hidden": 8},
          "given": {"file": pyramid(), "levels": 2, "finest": 32, "hidden": 8},
          "nerf_to_tets": {"of": "field", "cells": 10}, "neus_to_tets": {"of": "volume", "cells": 10},
-         "cost_volume": {"count": 4, "samples": 24, "levels": 2, "finest": 32, "hidden": 8}, "texture": {"of": "mesh"},
+         "cost_volume": {"viewpoints": Circle(4), "samples": 24, "levels": 2, "finest": 32, "hidden": 8},
+         "random_volume": {"samples": 24, "levels": 2, "finest": 32, "hidden": 8}, "texture": {"of": "mesh"},
          "shape": {"prior": "toybox", "cells": 10, "levels": 2, "finest": 32, "hidden": 8}}
 
 

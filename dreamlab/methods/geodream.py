@@ -10,7 +10,7 @@ prior and reconstruction network.
 from functools import partial
 
 from dreamlab.cameras import Orbit
-from dreamlab.losses import Surface
+from dreamlab.losses import Sparse, Surface
 from dreamlab.methods import dreamflow
 from dreamlab.pipeline import Method, Part
 from dreamlab.rules import SDS, VSD
@@ -18,16 +18,26 @@ from dreamlab.scenes.neus import cost_volume, neus_to_tets
 from dreamlab.scenes.textured import texture
 from dreamlab.schedules import Annealed, Cosine, balanced, sigma2
 from dreamlab.stage import normals
+from dreamlab.viewpoints import Circle, Near
+
+
+def falling(rate: float) -> tuple:
+    """The texture's rate over the 20,000 iterations: flat, and from 3500 on the way to a twentieth at 23,500."""
+    return (0.0, rate), (0.175, rate), (1.0, rate * (1 - 0.95 * 0.825))
+
 
 VSD_PAPER = partial(VSD.for_prior, guidance=7.5, weight=sigma2)  # GD
 
 PAPER = {
     "neus": Part(
-        prior="sd-2.1-base", start=partial(cost_volume, views="ashawkey/mvdream-sd2.1-diffusers", count=4, guidance=10.0,
-                                           elevation_deg=15.0, samples=512, levels=16, finest=4096, hidden=64),  # GD
+        prior="sd-2.1-base", start=partial(
+            cost_volume, views="ashawkey/mvdream-sd2.1-diffusers", turn="bennyguo/zero123-xl-diffusers", viewpoints=Near(),  # P
+            guidance=10.0, coloured=False, samples=512, levels=16, finest=4096, hidden=64),  # GD
         rule=VSD_PAPER, timesteps=Annealed(980, 500, since=0.25, until=0.25),  # GD: at 5000 of 20,000
         cameras=Orbit((-35.0, 35.0), (2.0, 3.0), (40.0, 60.0)),  # GD: 1.0 to 1.5 from an object half as large
-        rates={"volume": 1e-3, "grid": (5e-3, 1e-3), "color": (5e-4, 1e-4)},  # GD
+        rates={"volume": ((0.0, 1e-3), (0.175, 1e-3), (0.175, 1e-4), (1.0, 8.425e-4)),  # P, Fig. 6, as GD counts it
+               "grid": falling(5e-3), "color": falling(5e-4)},
+        regularise=Sparse(10.0, opaque=1000.0, since=1 / 6),  # GD
         steps=20_000, views=1, resolution=512),  # GD
     "geometry": Part(
         prior="sd-2.1-base", start=partial(neus_to_tets, of="neus", cells=256),  # GD
@@ -44,9 +54,10 @@ PAPER = {
 
 TOY = {
     "neus": PAPER["neus"].set(dreamflow.VIEWS | {
-        "prior": "toybox", "start": partial(cost_volume, samples=48, levels=4, finest=64, hidden=32), "decay": Cosine(),
+        "prior": "toybox", "start": partial(cost_volume, viewpoints=Circle(), samples=48, levels=4, finest=64, hidden=32),
         "rule": partial(VSD.for_prior, guidance=3.0, weight=balanced), "timesteps": Annealed(600, 150, until=0.8),
-        "rates": {"volume": 1e-2, "grid": 1e-2, "color": 3e-3}, "steps": 100, "views": 2}),
+        "rates": {"volume": 1e-2, "grid": 1e-2, "color": 3e-3}, "decay": Cosine(), "regularise": None, "steps": 100,
+        "views": 2}),
     "geometry": PAPER["geometry"].set(dreamflow.VIEWS | {
         "prior": "toybox-normals", "start.cells": 32, "rule": partial(SDS.for_prior, guidance=4.5, weight=balanced),
         "timesteps": Annealed(500, 100, until=1.0), "decay": Cosine(), "regularise": None, "steps": 100,

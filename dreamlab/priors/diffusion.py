@@ -23,8 +23,9 @@ from dreamlab.types import Images, Sample, Steps
 
 WEIGHTS = Path(__file__).parent.parent / "toybox/weights"
 BUNDLED = {"toybox": WEIGHTS / "prior", "toybox-normals": WEIGHTS / "normals", "toybox-refiner": WEIGHTS / "refiner",
-           "toybox-multiview": WEIGHTS / "multiview"}
+           "toybox-multiview": WEIGHTS / "multiview", "toybox-zero123": WEIGHTS / "zero123"}
 ADAPTER = "pytorch_lora_weights.safetensors"  # diffusers' name for it
+PROJECTION = "clip_camera_projection"  # the folder of a part that Zero123 has besides
 
 
 class Home(NamedTuple):
@@ -55,7 +56,7 @@ SCORES = {False: 6.0, True: 2.5}  # negative -> the aesthetic score that the ref
 # What a model_index.json may name: these two libraries, and two parts that diffusers keeps in modules of its pipelines
 LIBRARIES = ("diffusers", "transformers")
 INSIDE = (["stable_diffusion", "StableDiffusionSafetyChecker"], ["shap_e", "ShapERenderer"])
-OURS = (MVDREAM,)  # and what is read here in the place of their code
+OURS = (MVDREAM, ["zero123", "CLIPCameraProjection"])  # and what is read here in the place of their code
 CODE = {"auto_map", "custom_pipeline", "custom_pipelines"}  # keys of a config that name code to run
 
 
@@ -230,7 +231,8 @@ def check_widths(cond: Condition, reads: dict[str, int], mend: str) -> None:
 def unet_eps(prior: "DiffusionPrior", unet, x_t: Sample, t: Steps, cond: Cond, **more) -> Sample:
     """The noise that ``unet``, the prior's own or its copy, predicts in the prior's dtype; a velocity is turned into noise.
 
-    A :class:`Condition` holds "text", which goes to cross-attention as a plain tensor does, and what else the U-Net embeds.
+    A :class:`Condition` holds "text", which goes to cross-attention as a plain tensor does, what else the U-Net embeds, and
+    "seen", latents that are more channels of its input.
     ValueError for the condition of another kind of U-Net.
     """
     dtype = prior.unet.dtype
@@ -239,9 +241,10 @@ def unet_eps(prior: "DiffusionPrior", unet, x_t: Sample, t: Steps, cond: Cond, *
                  if "camera" in prior.reads else "embed the text with this prior")
     if "camera" in cond.tensors:
         more |= {"class_labels": cond["camera"], "cross_attention_kwargs": {"views": prior.joined}}
-    if added := {name: tensor for name, tensor in cond.tensors.items() if name not in ("text", "camera")}:
+    if added := {name: tensor for name, tensor in cond.tensors.items() if name not in ("text", "camera", "seen")}:
         more["added_cond_kwargs"] = added
-    out = unet(x_t.to(dtype), t, encoder_hidden_states=cond["text"], **more).sample.to(x_t.dtype)
+    x = torch.cat([x_t.to(dtype), cond["seen"]], 1) if "seen" in cond.tensors else x_t.to(dtype)
+    out = unet(x, t, encoder_hidden_states=cond["text"], **more).sample.to(x_t.dtype)
     return prior.schedule.eps_from_v(x_t, out, t) if prior.prediction == "v_prediction" else out
 
 
@@ -268,7 +271,7 @@ class DiffusionPrior(Prior):
         if self.prediction not in ("epsilon", "v_prediction"):
             raise ValueError(f"prediction_type must be 'epsilon' or 'v_prediction', got {self.prediction!r}")
         config, size = self.unet.config, self.unet.config.sample_size
-        self.shape, self.reads = (config.in_channels, size, size), {"text": config.cross_attention_dim}
+        self.shape, self.reads = (config.out_channels, size, size), {"text": config.cross_attention_dim}
         if config.addition_embed_type == "text_time":
             pooled = config.projection_class_embeddings_input_dim - 5 * config.addition_time_embed_dim
             self.reads |= {"text_embeds": pooled, "time_ids": 5}
@@ -341,6 +344,8 @@ class DiffusionPrior(Prior):
         FileNotFoundError where there is neither, :class:`Refused` for an adapter of another UNet.
         """
         file, mend = folder / ADAPTER, "put back what `dreamlab toybox train` wrote, or install dreamlab again"
+        if (folder / PROJECTION).is_dir():
+            raise Refused(f"the prior in {folder} turns a picture and reads no text: use Zero123.load, or name another")
         if (folder / "unet").is_dir():
             from diffusers import UNet2DConditionModel
 

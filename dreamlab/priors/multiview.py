@@ -92,14 +92,19 @@ def read_mvdream(folder: Path, mend: str) -> torch.nn.Module:
 
 
 @torch.no_grad()
-def sample_views(prior, prompt: str, cameras: Cameras, generator: torch.Generator, guidance: float | None = None,
-                 steps: int = 14) -> Images:
-    """One object as all ``cameras`` see it at once: pictures (n, h, w, 3) in [0, 1] by DDIM. ``guidance``: of the prior's card
-    where none is given. ValueError for a prior that reads no cameras."""
-    if "camera" not in getattr(prior, "reads", ()):
+def sample_views(prior, asked: str | Float[Tensor, "s s 3"], cameras: Cameras, generator: torch.Generator,
+                 guidance: float | None = None, steps: int = 14, seen: Cameras | None = None) -> Images:
+    """One object as all ``cameras`` see it at once: pictures (n, h, w, 3) in [0, 1] by DDIM. ``asked``: a text, or, of a
+    :class:`~dreamlab.priors.zero123.Zero123`, a picture that the camera ``seen`` took. ``guidance``: of the prior's card where
+    none is given. ValueError for a prior that reads no cameras, or the other of text and picture."""
+    if isinstance(asked, Tensor) != hasattr(prior, "of"):
+        raise ValueError(f"a {type(prior).__name__} makes views of a {'picture' if hasattr(prior, 'of') else 'text'}, got a "
+                         f"{type(asked).__name__}: give that, or take another prior")
+    one = prior.of(asked, seen) if isinstance(asked, Tensor) else copy.copy(prior)
+    if isinstance(asked, str) and "camera" not in getattr(prior, "reads", ()):
         raise ValueError(f"this {type(prior).__name__} is told no cameras and makes every view alone: load a multi-view prior, "
                          "such as toybox-multiview")
-    asked, one = ViewPrompts(prior, prompt, views=False)(cameras), copy.copy(prior)
+    prompt = ViewPrompts(one, asked if isinstance(asked, str) else "", views=False)(cameras)
     one.joined = len(cameras)
-    x = one.sample(asked, len(cameras), generator, guidance or prior.card.guidance or 1.0, steps, offset=1)
-    return prior.decode(x)
+    x = one.sample(prompt, len(cameras), generator, guidance or prior.card.guidance or 1.0, steps, offset=1)
+    return one.decode(x)

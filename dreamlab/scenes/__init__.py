@@ -12,7 +12,7 @@ from dreamlab.scenes.convert import surface
 from dreamlab.scenes.gaussians import Gaussians, ball, points
 from dreamlab.scenes.latent import LatentNeRF, latent_blob
 from dreamlab.scenes.nerf import NeRF, blob
-from dreamlab.scenes.neus import NeuS, cost_volume, neus_to_tets
+from dreamlab.scenes.neus import NeuS, cost_volume, neus_to_tets, random_volume
 from dreamlab.scenes.picture import Picture, latents, pixels
 from dreamlab.scenes.tets import Tets, nerf_to_tets, shape, sphere
 from dreamlab.scenes.textured import Textured, given, texture
@@ -20,7 +20,7 @@ from dreamlab.scenes.textured import Textured, given, texture
 SCENES = {scene.__name__: scene for scene in (Gaussians, LatentNeRF, NeRF, NeuS, Picture, Tets, Textured)}
 # How a scene may begin, by the name that settings know it by
 STARTS = {start.__name__: start for start in (
-    points, ball, blob, latent_blob, latents, pixels, surface, again, cost_volume, nerf_to_tets,
+    points, ball, blob, latent_blob, latents, pixels, surface, again, cost_volume, random_volume, nerf_to_tets,
     neus_to_tets, shape, sphere, texture, given)}
 
 __all__ = ["SCENES", "STARTS", "Begin", "Gaussians", "NeRF", "NeuS", "Picture", "Scene", "Tets", "Textured", "load", "notes"]

@@ -8,19 +8,18 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dreamlab.cameras import Cameras, Elevation, orbit
-from dreamlab.checks import Count, Name, Positive, Range, checked
+from dreamlab.cameras import Cameras
+from dreamlab.checks import Count, Name, NotNegative, Positive, Range, checked
 from dreamlab.costvolume import Geometry, Reconstruction, Volume, blend, centres, cut_out, sample
 from dreamlab.mesh import Faces, Mesh, Vertices, lattice, marching_tetrahedra, solid, vertex_normals
 from dreamlab.priors.base import Prior
-from dreamlab.priors.diffusion import DiffusionPrior
-from dreamlab.priors.multiview import sample_views
 from dreamlab.render.volume import alpha_weights, inside_ball, neus_alpha
 from dreamlab.scenes.base import Begin
 from dreamlab.scenes.nerf import HashGrid
 from dreamlab.scenes.tets import EMPTY, Tets, clean, signed, tight, within
 from dreamlab.scenes.textured import Painted, fit_colours, texture_grid
-from dreamlab.types import Render, Samples
+from dreamlab.types import Images, Render, Samples
+from dreamlab.viewpoints import Around, Circle, Near, Official, source_views
 
 COARSE = 32  # cells a side of the grid of distances that says where along a ray the surface is
 COVERED, LEAST = 0.9, 3e-3  # a ball of this radius is drawn; what has less weight is left out
@@ -134,38 +133,55 @@ class NeuS(Painted):
         return scene
 
 
-def source_cameras(views: int, elevation_deg: float, higher_deg: float) -> Cameras:
-    """Four cameras 90 degrees apart, the first at the front; of eight, four more between them and higher."""
-    ring = torch.arange(4) * 90.0
-    low, high = [elevation_deg] * 4, [elevation_deg + higher_deg] * 4
-    return orbit(ring, low) if views == 4 else orbit(torch.cat([ring, ring + 45]), torch.tensor(low + high))
+Levels, Finest, Hidden = Annotated[int, Range(1, 24)], Annotated[int, Range(16, 2**16)], Annotated[int, Range(1, 256)]
+EIGHT = Circle()
 
 
 @torch.no_grad()
-def cost_volume(begin: Begin, *, views: Name = "toybox-multiview", network: Name = "toybox",
-                count: Annotated[int, Range(4, 8)] = 8, guidance: Annotated[float, Range(1, 100)] = 2.0,
-                elevation_deg: Elevation = 5.0,
-                higher_deg: Annotated[float, Range(0, 60)] = 20.0, samples: Count = 64, sharpness: Positive = 80.0,
-                levels: Annotated[int, Range(1, 24)] = 16, finest: Annotated[int, Range(16, 2**16)] = 4096,
-                hidden: Annotated[int, Range(1, 256)] = 64) -> NeuS:
-    """The cost volume (by ``network``, "toybox" or a folder) of ``count`` views, 4 or 8, that the multi-view prior ``views``
-    makes of the prompt, their background cut away (:func:`dreamlab.costvolume.cut_out`); its texture begins with the colours
-    that they have of its surface. ``sharpness``: softer than the network's own after its training, so that the volume has
-    gradients around its surface."""
-    if count not in (4, 8):
-        raise ValueError(f"start.count is 4 or 8 views, got {count}: change it")
-    prior, cameras = DiffusionPrior.load(views, begin.prior.device), source_cameras(count, elevation_deg, higher_deg)
-    images = sample_views(prior, begin.prompt, cameras, begin.generator, guidance).cpu()
-    images, masks = cut_out(images)
+def reconstructed(images: Images, masks: Float[Tensor, "v h w 1"], cameras: Cameras, network: str,
+                  generator: torch.Generator, sharpness: float, samples: int, grid: HashGrid, hidden: int,
+                  coloured: bool = True) -> NeuS:
+    """The cost volume of views on white; its texture begins with the colours that they have of its surface, if ``coloured``.
+    ValueError for a volume that is empty."""
     found = Reconstruction.load(network)
-    scene = NeuS(found([(images, masks, cameras)])[0], found.geometry, sharpness, samples,
-                 texture_grid(levels, finest, begin.generator), hidden, generator=begin.generator)
+    scene = NeuS(found([(images, masks, cameras)])[0], found.geometry, sharpness, samples, grid, hidden, generator=generator)
     vertices, faces = clean(*scene.surface())
     if not len(faces):
         raise ValueError(EMPTY)
-    colours, seen = blend(Mesh(vertices, faces, vertices), vertex_normals(vertices, faces), images, cameras)
-    fit_colours(scene, vertices[seen], colours[seen], begin.generator)
-    return scene.to(begin.prior.device)
+    if coloured:
+        colours, seen = blend(Mesh(vertices, faces, vertices), vertex_normals(vertices, faces), images, cameras)
+        fit_colours(scene, vertices[seen], colours[seen], generator)
+    return scene
+
+
+@torch.no_grad()
+def cost_volume(begin: Begin, *, views: Name = "toybox-multiview", turn: Name | None = None, image: Name | None = None,
+                viewpoints: Circle | Official | Near | Around = EIGHT, network: Name = "toybox",
+                guidance: Annotated[float, Range(1, 100)] = 2.0, coloured: bool = True, samples: Count = 64,
+                sharpness: Positive = 80.0, levels: Levels = 16, finest: Finest = 4096, hidden: Hidden = 64) -> NeuS:
+    """The cost volume (by ``network``, "toybox" or a folder) of views of the prompt, their background cut away.
+
+    They come from :func:`dreamlab.viewpoints.source_views`: the prior ``views`` makes the references, or they are the picture
+    ``image``; the prior ``turn`` makes of them what ``viewpoints`` lists besides. ``coloured``: the texture begins with the
+    colours that they have, else grey. ``sharpness``: softer than the network's own after its training, so that the volume has
+    gradients around its surface."""
+    images, cameras = source_views(begin.prompt, viewpoints, begin.generator, views, turn, image, guidance, begin.prior.device)
+    images, masks = cut_out(images)
+    grid = texture_grid(levels, finest, begin.generator)
+    return reconstructed(images, masks, cameras, network, begin.generator, sharpness, samples, grid, hidden,
+                         coloured).to(begin.prior.device)
+
+
+@torch.no_grad()
+def random_volume(begin: Begin, *, network: Name = "toybox", spread: NotNegative = 0.5, samples: Count = 64,
+                  sharpness: Positive = 80.0, levels: Levels = 16, finest: Finest = 4096, hidden: Hidden = 64) -> NeuS:
+    """The same without views, as GeoDream's Fig. 4 (f) has it: normal random numbers of standard deviation ``spread`` in the
+    place of a cost volume, which its network reads as a lump."""
+    found = Reconstruction.load(network)
+    n, channels = found.config["cells"], found.config["channels"]
+    volume = spread * torch.randn(channels, n, n, n, generator=begin.generator)
+    return NeuS(volume, found.geometry, sharpness, samples, texture_grid(levels, finest, begin.generator), hidden,
+                generator=begin.generator).to(begin.prior.device)
 
 
 @torch.no_grad()

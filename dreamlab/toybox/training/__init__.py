@@ -1,5 +1,5 @@
 """Make the bundled weights again from nothing: ``dreamlab toybox train vae | prior | points | judge |
-normals | refiner | multiview | reconstruction``.
+normals | refiner | multiview | zero123 | reconstruction``.
 
 Every training draws its batch of step i from a generator seeded by (seed, i), keeps a checkpoint and continues from it,
 and runs on a GPU when there is one. On two CPU cores the prior takes hours; on a GPU minutes.
@@ -17,6 +17,7 @@ from dreamlab.toybox.training.multiview import train_multiview
 from dreamlab.toybox.training.points import train_points
 from dreamlab.toybox.training.prior import train_prior, train_vae
 from dreamlab.toybox.training.reconstruction import train_reconstruction
+from dreamlab.toybox.training.zero123 import train_zero123
 
 
 @checked
@@ -24,7 +25,8 @@ def main(name: str, out: Name | Path = "runs/toybox", per_kind: Count = 480,
          steps: Annotated[int, Range(1, 10**7)] | None = None, batch: Count | None = None) -> Path:
     """Train the part ``name``; ``out`` keeps views, checkpoints and results. None: steps and batch of the bundled weights."""
     parts = {"vae": train_vae, "prior": train_prior, "points": train_points, "judge": train_judge, "normals": train_normals,
-             "refiner": train_refiner, "multiview": train_multiview, "reconstruction": train_reconstruction}
+             "refiner": train_refiner, "multiview": train_multiview, "zero123": train_zero123,
+             "reconstruction": train_reconstruction}
     if name not in parts:
         raise ValueError(f"no part {shown(name)} to train; choose one of: {', '.join(parts)}")
     settings = {key: value for key, value in (("steps", steps), ("batch", batch)) if value is not None}

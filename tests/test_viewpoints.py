@@ -1,0 +1,107 @@
+"""Which views a cost volume is made of, and a user's own picture."""
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dreamlab.cameras import orbit
+from dreamlab.noise import seeded
+from dreamlab.pictures import load_picture
+from dreamlab.priors.diffusion import DiffusionPrior
+from dreamlab.toybox.objects import Toy
+from dreamlab.toybox.render import render
+from dreamlab.viewpoints import Around, Circle, Near, Official, source_views
+
+
+def test_the_official_list():
+    listed = Official()(seeded(0))
+    assert [(v.azimuth_deg, v.elevation_deg) for v in listed] == [
+        (0, 0), (90, 0), (180, 0), (270, 0), (120, 30), (240, 30), (300, -20), (0, 30), (60, -20), (150, -20), (300, 30),
+        (0, -20), (60, 30), (240, -20)]
+    made = [(v.of, (v.azimuth_deg - 90 * v.of) % 360, v.elevation_deg) for v in listed[4:]]
+    assert {of for of, *_ in made} == {1, 2, 3}  # none of the front
+    assert all(turn in (30, 90, 150, 210, 270, 330) and up == (30 if turn % 120 == 30 else -20) for _, turn, up in made)
+
+
+def test_the_lists_of_the_appendix():
+    near = Near(each=40)(seeded(0))
+    away = [((v.azimuth_deg - 90 * v.of + 180) % 360 - 180, v.elevation_deg - 15) for v in near[4:]]
+    assert all(abs(a) < 45 and abs(b) < 30 for a, b in away) and max(abs(a) for a, _ in away) > 35
+    assert {v.of for v in near[4:]} == {0, 1, 3} and near[2] == (180, 15, 2) and len(near) == 124
+    assert {v.of for v in Near(2, back=True)(seeded(0))[4:]} == {0, 1, 2, 3}
+    around = Around(count=60)(seeded(1))
+    assert around[0] == (0, 15, 0) and around[-1] == (180, 15, 0) and all(v.of == 0 for v in around)
+    assert all(abs(v.elevation_deg - 15) < 30 for v in around) and max(v.azimuth_deg for v in around) > 300
+
+
+def test_circles():
+    assert [v[:2] for v in Circle(4)(seeded(0))] == [(0, 5), (90, 5), (180, 5), (270, 5)]
+    assert [v[:2] for v in Circle()(seeded(0))[4:]] == [(45, 25), (135, 25), (225, 25), (315, 25)]
+    with pytest.raises(ValueError, match="count is 4 or 8 views, got 5: change it"):
+        Circle(5)
+
+
+def test_views_that_nobody_turns():
+    with pytest.raises(ValueError, match="9 of 13 views must be turned from a reference, and start.turn is none: set it"):
+        source_views("a red mug", Near(), seeded(0))
+
+
+def test_references_are_made_together(monkeypatch):
+    """All of a circle by the multi-view prior, in one call."""
+    rows = []
+    eps = DiffusionPrior._eps
+    monkeypatch.setattr(DiffusionPrior, "_eps", lambda self, x, t, c: rows.append(self.joined) or eps(self, x, t, c))
+    pictures, cameras = source_views("a red mug", Circle(4), seeded(0))
+    assert pictures.shape == (4, 64, 64, 3) and set(rows) == {4} and cameras.azimuth_deg.tolist() == [0, 90, 180, 270]
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """A red mug, small and off the middle of a wide blue-grey picture."""
+    wide = torch.tensor([0.3, 0.4, 0.5]).expand(100, 160, 3).clone()
+    shown = render(Toy("mug"), "red", orbit(0.0, 5.0), 64, (0.0, 0.0, 0.0))
+    wide[30:94, 10:74] = shown.rgb + (1 - shown.alpha) * wide[30:94, 10:74]
+    return lambda image, name="photo.png", **how: image.save(tmp_path / name, **how) or tmp_path / name, wide
+
+
+def test_an_object_is_cut_out_and_centred(photo):
+    save, wide = photo
+    whole = Image.fromarray((wide * 255).byte().numpy())
+    found = load_picture(save(whole), 64)
+    object_ = ((found - 0.5).abs().amax(-1) > 0.1).nonzero()
+    (top, left), (bottom, right) = object_.amin(0).tolist(), object_.amax(0).tolist()
+    assert found.shape == (64, 64, 3) and abs(max(bottom - top, right - left) + 1 - 48) <= 2
+    assert abs(top + bottom - 63) <= 3 and abs(left + right - 63) <= 3
+    assert (found[0] == 0.5).all() and (found[:, 0] == 0.5).all()
+    larger = load_picture(save(whole.resize((3200, 2000)), "large.png"), 64)
+    assert (larger - found).abs().mean() < 0.02
+    turned = whole.transpose(Image.Transpose.ROTATE_180)
+    turned.getexif()[0x0112] = 3  # how the camera was held
+    assert (load_picture(save(turned, "held.jpg", quality=95, exif=turned.getexif()), 64) - found).abs().mean() < 0.03
+    grey = load_picture(save(whole.convert("L"), "grey.png"), 64)
+    assert torch.allclose(grey[..., 0], grey[..., 1]) and grey.std() > 0.03
+
+
+def test_transparency_is_the_background(photo):
+    save, wide = photo
+    alpha = np.zeros((100, 160), np.uint8)
+    alpha[40:60, 20:60] = 255
+    image = Image.fromarray(np.dstack([(wide * 255).byte().numpy(), alpha]))
+    found = load_picture(save(image), 64)
+    assert ((found - 0.5).abs().amax(-1) > 0.02).sum(1).max() >= 46  # 40 x 20 pixels become 48 x 24
+    assert (found[:18] == 0.5).all() and (found[46:] == 0.5).all()
+
+
+def test_pictures_that_cannot_be_used(photo, tmp_path):
+    save, _ = photo
+    with pytest.raises(ValueError, match="shows nothing beside its background: give a photo of one object before a plain"):
+        load_picture(save(Image.new("RGB", (50, 40), "white")))
+    with pytest.raises(ValueError, match="shows nothing beside its background"):
+        load_picture(save(Image.new("RGBA", (50, 40))))
+    with pytest.raises(FileNotFoundError, match="no picture .*gone.png: name a PNG, JPEG or WebP that is there"):
+        load_picture(tmp_path / "gone.png")
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(ValueError, match="cannot be read as a picture"):
+        load_picture(tmp_path / "text.png")
+    with pytest.raises(ValueError, match="100 megapixels are read: make it smaller"):
+        load_picture(save(Image.new("1", (10_001, 10_000))))

@@ -1,0 +1,121 @@
+"""Zero123: poses, its published layout on random weights, and how a picture conditions."""
+import json
+import math
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from dreamlab.cameras import orbit, ring
+from dreamlab.files import Refused
+from dreamlab.noise import seeded
+from dreamlab.priors.diffusion import DiffusionPrior
+from dreamlab.priors.multiview import sample_views
+from dreamlab.priors.zero123 import CameraProjection, Zero123, clip_pixels, relative_pose
+from dreamlab.prompts import ViewPrompts
+
+
+def test_the_pose_of_zero123():
+    """Up is negative, in the angle from the vertical; round is anticlockwise seen from above."""
+    pose = relative_pose(orbit([90.0, 350.0], [35.0, 5.0], [2.0, 2.4]), orbit(80.0, 5.0, 2.4))
+    assert torch.allclose(pose[0], torch.tensor([-math.pi / 6, math.sin(math.pi / 18), math.cos(math.pi / 18), -0.4]),
+                          atol=1e-5)
+    assert torch.allclose(pose[1], torch.tensor([0.0, -1.0, 0.0, 0.0]), atol=1e-5)
+
+
+def test_pixels_of_clip():
+    """White and black are as far from the middle as CLIP's constants say."""
+    x = clip_pixels(torch.stack([torch.ones(8, 8, 3), torch.zeros(8, 8, 3)]), 16)
+    assert x.shape == (2, 3, 16, 16) and torch.allclose(x[0, :, 3, 3], torch.tensor([1.9303, 2.0749, 2.1459]), atol=1e-3)
+    assert torch.allclose(x[1, :, 3, 3], torch.tensor([-1.7923, -1.7521, -1.4802]), atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Random weights in the layout of the conversions to diffusers, small."""
+    home = tmp_path_factory.mktemp("zero123")
+    torch.manual_seed(0)
+    UNet2DConditionModel(sample_size=8, in_channels=8, out_channels=4, block_out_channels=(16, 32), layers_per_block=1,
+                         norm_num_groups=8, cross_attention_dim=24, attention_head_dim=4,
+                         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+                         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D")).save_pretrained(home / "unet")
+    AutoencoderKL(block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, latent_channels=4,
+                  down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
+                  scaling_factor=0.18215).save_pretrained(home / "vae")
+    CLIPVisionModelWithProjection(CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, projection_dim=20, num_hidden_layers=1, num_attention_heads=2, image_size=16,
+        patch_size=8)).save_pretrained(home / "image_encoder")
+    DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+                  set_alpha_to_one=False, steps_offset=1).save_pretrained(home / "scheduler")
+    (home / "clip_camera_projection").mkdir()
+    save_file({"proj.weight": torch.randn(24, 24), "proj.bias": torch.randn(24)},
+              home / "clip_camera_projection/diffusion_pytorch_model.safetensors")
+    (home / "clip_camera_projection/config.json").write_text(json.dumps({"_class_name": "CLIPCameraProjection"}))
+    (home / "model_index.json").write_text(json.dumps({
+        "_class_name": "Zero123Pipeline", "clip_camera_projection": ["zero123", "CLIPCameraProjection"],
+        "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}))
+    return home
+
+
+@pytest.fixture(scope="module")
+def prior(folder):
+    return Zero123.load(folder)
+
+
+PICTURE = torch.rand(16, 16, 3, generator=seeded(7))
+
+
+def test_the_published_layout(prior, folder):
+    assert prior.shape == (4, 8, 8) and prior.resolution == 16 and prior.joined == 1
+    shown = prior.of(PICTURE, orbit(0.0, 5.0))
+    cameras = ring(3)
+    asked = ViewPrompts(shown, "", views=False)(cameras)
+    weights = load_file(folder / "clip_camera_projection/diffusion_pytorch_model.safetensors")
+    embeds = prior.encoder(clip_pixels(PICTURE[None], 16)).image_embeds
+    pose = relative_pose(cameras, orbit(0.0, 5.0))
+    token = torch.cat([embeds.expand(3, -1), pose], 1) @ weights["proj.weight"].T + weights["proj.bias"]
+    assert torch.allclose(asked.positive["text"][:, 0], token, atol=1e-4)
+    latents = prior.vae.encode(PICTURE[None].movedim(-1, 1) * 2 - 1).latent_dist.mean  # not scaled
+    assert torch.allclose(asked.positive["seen"], latents.expand(3, -1, -1, -1), atol=1e-4)
+    assert (asked.null["text"] == 0).all() and (asked.null["seen"] == 0).all()
+    x, t = torch.randn(3, 4, 8, 8, generator=seeded(1)), torch.tensor([300] * 3)
+    by_hand = prior.unet(torch.cat([x, latents.expand(3, -1, -1, -1)], 1), t, token[:, None]).sample
+    assert torch.allclose(shown.eps(x, t, asked.positive)[0], by_hand, atol=1e-4)
+
+
+def test_the_picture_is_seen_and_guidance_is_without_it(prior):
+    a, b = (prior.of(p, orbit(0.0, 5.0)) for p in (PICTURE, 1 - PICTURE))
+    x, t = torch.randn(2, 4, 8, 8, generator=seeded(1)), torch.tensor([300] * 2)
+    prompts = [ViewPrompts(p, "", views=False)(ring(2)) for p in (a, b)]
+    (ya, na), (yb, nb) = (p.eps(x, t, asked.positive, asked.null) for p, asked in zip((a, b), prompts, strict=True))
+    assert (ya - yb).abs().max() > 1e-3 and torch.equal(na, nb)
+    assert (ya[0] - a.eps(x[:1], t[:1], ViewPrompts(a, "", views=False)(orbit(180.0)).positive)[0][0]).abs().max() > 1e-3
+    views = sample_views(prior, PICTURE, ring(2), seeded(0), 3.0, 2, seen=orbit(0.0, 5.0))
+    assert views.shape == (2, 16, 16, 3) and views.min() >= 0 and views.max() <= 1
+
+
+def test_what_is_wrong_is_said(prior, folder, tmp_path):
+    with pytest.raises(ValueError, match="has none yet: give it one, prior.of"):
+        prior.posed(torch.ones(1, 1, 1), ring(2))
+    with pytest.raises(ValueError, match=r"a picture is square.*got \(16, 8, 3\) and 1"):
+        prior.of(PICTURE[:, :8], orbit(0.0))
+    with pytest.raises(ValueError, match="a Zero123 makes views of a picture, got a str"):
+        sample_views(prior, "a red mug", ring(2), seeded(0))
+    with pytest.raises(ValueError, match="a DiffusionPrior makes views of a text, got a Tensor"):
+        sample_views(DiffusionPrior.load("toybox-multiview"), PICTURE, ring(2), seeded(0))
+    with pytest.raises(FileNotFoundError, match="no unet, image_encoder, clip_camera_projection, vae, scheduler in"):
+        Zero123.load(tmp_path)
+    with pytest.raises(Refused, match="proj.bias"):
+        CameraProjection.load(folder / "clip_camera_projection", 20, 25, "mend")
+
+
+@pytest.mark.slow
+def test_a_folder_of_the_published_shapes():
+    """Zero123-XL's own sizes, without numbers: the projection and the first convolution."""
+    with torch.device("meta"):
+        projection = CameraProjection()
+        unet = UNet2DConditionModel(in_channels=8, out_channels=4, cross_attention_dim=768, attention_head_dim=8)
+    assert projection.proj.weight.shape == (768, 772) and unet.conv_in.weight.shape == (320, 8, 3, 3)
+    assert sum(p.numel() for p in unet.parameters()) == 859_532_484
