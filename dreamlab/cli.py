@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+PICTURED = ("geodream", "one-2-3-45")  # methods that can begin with a picture
+
 
 class Parser(argparse.ArgumentParser):
     """One whose errors are one line."""
@@ -40,6 +42,8 @@ def parser() -> argparse.ArgumentParser:
     short.add_argument("--guidance", metavar="S", help="--set rule.guidance=S: null + S (prompt - null), so 1 means none")
     short.add_argument("--steps", help="--set steps=STEPS")
     short.add_argument("--mesh", metavar="FILE", help="--method texture-mesh --set start.file=FILE, a .glb, .obj, .ply or .stl")
+    short.add_argument("--image", metavar="FILE", help="--method geodream --set neus.start.image=FILE: a photo of the object "
+                                                       "before a plain background, or cut out, as a PNG with transparency")
     short.add_argument("--prior", help="--set prior=PRIOR for all parts: toybox, sd-2.1-base, a diffusers folder, or a hub id")
     methods = verbs.add_parser("methods", help="list the methods, or all settings of one")
     methods.add_argument("name", nargs="?")
@@ -74,7 +78,8 @@ def dream(args: argparse.Namespace) -> None:
 
     pictures = args.scene == "picture"
     named = {"--scene picture": "text2image" if pictures else None, f"--method {args.method}": args.method,
-             f"--mesh {args.mesh}": None if args.mesh is None else "texture-mesh"}
+             f"--mesh {args.mesh}": None if args.mesh is None else "texture-mesh",
+             f"--image {args.image}": None if args.image is None or args.method in PICTURED else "geodream"}
     named = {option: name for option, name in named.items() if name is not None}
     if len(named) > 1:
         raise ValueError(f"{' and '.join(named)} each say which method runs: leave one out")
@@ -86,6 +91,8 @@ def dream(args: argparse.Namespace) -> None:
              "rule.guidance": args.guidance, "steps": args.steps}
     given = [assignment(f"{path}={value}") for path, value in short.items() if value is not None]
     given += [("start.file", args.mesh)] if args.mesh is not None else []
+    first = next(iter(chosen.parts(tier)))
+    given += [(f"{first}.start.image", args.image)] if args.image is not None else []
     given += [(f"{part}.prior", args.prior) for part in chosen.parts(tier) if args.prior is not None]
     changes = {}
     for path, value in [*given, *map(assignment, args.changes)]:

@@ -17,6 +17,7 @@ from dreamlab.files import sweep_strays
 from dreamlab.learner import Adam
 from dreamlab.losses import Orientation, Smooth, Sparse, Surface
 from dreamlab.noise import Seed, seeded, stream, subseed
+from dreamlab.pictures import load_picture
 from dreamlab.priors.base import Prior
 from dreamlab.priors.diffusion import HUB, DiffusionPrior, card_of, usual_device
 from dreamlab.prompts import ViewPrompts
@@ -262,9 +263,12 @@ def check_order(parts: dict[str, Part]) -> None:
                              "change it")
 
 
-def file_of(part: Part) -> str | None:
-    """The file that a part starts from; None where its start reads none."""
-    return options(part.start).get("file", (str, None))[1]
+READERS = {"file": read_mesh, "image": load_picture}  # options of starts that name a file, and what reads it
+
+
+def files_of(part: Part) -> dict[str, str]:
+    """The files that a part starts from, by the option that names them."""
+    return {name: value for name, (_, value) in options(part.start).items() if name in READERS and value is not None}
 
 
 @dataclass(frozen=True)
@@ -287,8 +291,8 @@ class Asked:
             raise ValueError(f"the prompt {self.prompt[:60]!r} has characters that no file of results can hold: leave them out")
         check_order(self.parts)
         for part in self.parts.values():
-            if (file := file_of(part)) is not None:
-                read_mesh(file)  # or it is said now why that cannot be
+            for name, file in files_of(part).items():
+                READERS[name](file)  # or it is said now why that cannot be
 
     def tag(self, name: str) -> str:
         """A short name for a part's settings: what differs from the method's own, what its file holds, and the parts before."""
@@ -297,8 +301,8 @@ class Asked:
         about = {"method": self.method.name, "version": self.method.version, "tier": self.tier, "part": name,
                  "prompt": self.prompt, "seed": self.seed, "differs": difference(describe(self.parts[name]), describe(own)),
                  "before": [self.tag(before) for before in list(self.parts)[:i]]}
-        if file := file_of(self.parts[name]):
-            about["file"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        for option, file in files_of(self.parts[name]).items():
+            about[option] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
 
     def settings(self, name: str) -> dict:

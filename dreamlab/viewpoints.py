@@ -108,13 +108,13 @@ def cameras_of(views: list[Viewpoint], **more) -> Cameras:
 
 @torch.no_grad()
 def source_views(prompt: str, points: Callable[[torch.Generator], list[Viewpoint]], generator: torch.Generator,
-                 views: str = "toybox-multiview", turn: str | None = None, image: str | None = None, guidance: float = 2.0,
-                 device: str | torch.device = "cpu") -> tuple[Images, Cameras]:
+                 views: str = "toybox-multiview", turn: str = "toybox-zero123", image: str | None = None,
+                 guidance: float | None = None, device: str | torch.device = "cpu") -> tuple[Images, Cameras]:
     """Pictures (n, h, w, 3) of one object from a list of viewpoints, and their cameras.
 
     A multi-view prior ``views`` makes all references of the prompt together; a 2D prior makes a front view, or the file
     ``image`` is one, and then the first view is the only reference. The image prior ``turn`` makes the other views, those of
-    one reference together. ValueError where views are left to turn and no prior turns them.
+    one reference together.
     """
     listed = points(generator)
     cameras, found = cameras_of(listed), {}
@@ -127,16 +127,12 @@ def source_views(prompt: str, points: Callable[[torch.Generator], list[Viewpoint
             found = dict(zip(own, sample_views(prior, prompt, cameras_of([listed[i] for i in own]), generator, guidance),
                              strict=True))
         else:
-            front = prior.embed([f"{prompt}, front view"])
-            found = {0: prior.decode(prior.sample(Prompt(front, prior.null), 1, generator, prior.card.guidance or 7.5))[0]}
+            front, scale = prior.embed([f"{prompt}, front view"]), guidance or prior.card.guidance or 7.5
+            found = {0: prior.decode(prior.sample(Prompt(front, prior.null), 1, generator, scale))[0]}
     left: dict[int, list[int]] = {}
     for i, view in enumerate(listed):
         if i not in found:
             left.setdefault(view.of if view.of in found and view.of != i else 0, []).append(i)
-    if left and turn is None:
-        raise ValueError(f"{sum(map(len, left.values()))} of {len(listed)} views must be turned from a reference, and "
-                         "start.turn is none: set it to an image prior such as toybox-zero123, or choose "
-                         "start.viewpoints=Circle and a multi-view prior")
     prior = Zero123.load(turn, device) if left else None
     for of, some in left.items():
         made = sample_views(prior, found[of], cameras_of([listed[i] for i in some]), generator, seen=cameras[of : of + 1])

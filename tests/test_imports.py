@@ -16,7 +16,7 @@ ROWS = [
     ["noise", "schedules", "cameras", "prompts", "learner"],
     ["toybox.objects", "toybox.fakes", "toybox.render", "toybox.captions", "toybox.dataset"],  # the ground truth of all below
     ["priors", "render", "losses"],
-    ["costvolume", "rules"],
+    ["costvolume", "one2345", "pictures", "viewpoints", "rules"],
     ["scenes"],
     ["export", "assets"],  # files in, files out
     ["stage", "memory"],

@@ -178,11 +178,11 @@ def test_sparse_is_its_closed_form_and_for_scenes_that_need_not_cover():
     assert torch.isclose(Sparse(3.0)(None, Render(0 * alpha.expand(1, 2, 2, 3), 0 * alpha)), torch.tensor(0.3))
     gradient, = torch.autograd.grad(found, alpha)
     assert (gradient[alpha > 0] > 0).all()
-    half = alpha.new_full((1, 2, 2, 1), 0.5)
-    opaque = Sparse(0.0, opaque=2.0, since=0.25)
-    assert torch.isclose(opaque.at(25, 100)(None, Render(half.expand(1, 2, 2, 3), half)), 2 * torch.tensor(2.0).log())  # the entropy of a coin
-    assert opaque.at(24, 100)(None, Render(half.expand(1, 2, 2, 3), half)) == 0
-    assert opaque(None, Render(half.expand(1, 2, 2, 3), 0 * half)) < 0.02
+    opaque, half = Sparse(0.0, opaque=2.0, since=0.25), alpha.new_full((1, 2, 2, 1), 0.5)
+    grey = half.expand(1, 2, 2, 3)
+    assert torch.isclose(opaque.at(25, 100)(None, Render(grey, half)), 2 * torch.tensor(2.0).log())  # the entropy of a coin
+    assert opaque.at(24, 100)(None, Render(grey, half)) == 0
+    assert opaque(None, Render(grey, 0 * half)) < 0.02
     Sparse().check(NeRF)
     with pytest.raises(ValueError, match="regularise must not be Sparse for a .*: leave it out"):
         Sparse().check(SimpleNamespace(dimensions=2))

@@ -41,11 +41,6 @@ def test_circles():
         Circle(5)
 
 
-def test_views_that_nobody_turns():
-    with pytest.raises(ValueError, match="9 of 13 views must be turned from a reference, and start.turn is none: set it"):
-        source_views("a red mug", Near(), seeded(0))
-
-
 def test_references_are_made_together(monkeypatch):
     """All of a circle by the multi-view prior, in one call."""
     rows = []

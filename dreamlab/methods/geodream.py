@@ -67,4 +67,12 @@ TOY = {
         "timesteps": Annealed(500, 100, until=1.0), "steps": 100, "rates": {"grid": 1e-2, "color": 3e-3}}),
 }
 
+# One-2-3-45 (arXiv 2306.16928): a picture is turned, the volume of its views is the result, and nothing refines it. The views
+# are our circle; its own are 8, with 4 neighbours of each 10 degrees away.
+ONE2345 = {"shape": PAPER["neus"].set({
+    "start.views": "sd-2.1-base", "start.viewpoints": Circle(8, 0.0, 25.0), "start.coloured": True, "start.guidance": 7.5,
+    "steps": 0})}
+
 GEODREAM = Method("geodream", "GeoDream: a cost volume of several views moved by VSD, then its mesh", PAPER, TOY)
+ONE_2_3_45 = Method("one-2-3-45", "One-2-3-45: the cost volume of a picture that is turned, as it is", ONE2345,
+                    {"shape": TOY["neus"].set({"start.views": "toybox", "steps": 0})})

@@ -155,16 +155,16 @@ def reconstructed(images: Images, masks: Float[Tensor, "v h w 1"], cameras: Came
 
 
 @torch.no_grad()
-def cost_volume(begin: Begin, *, views: Name = "toybox-multiview", turn: Name | None = None, image: Name | None = None,
+def cost_volume(begin: Begin, *, views: Name = "toybox-multiview", turn: Name = "toybox-zero123", image: Name | None = None,
                 viewpoints: Circle | Official | Near | Around = EIGHT, network: Name = "toybox",
-                guidance: Annotated[float, Range(1, 100)] = 2.0, coloured: bool = True, samples: Count = 64,
+                guidance: Annotated[float, Range(1, 100)] | None = None, coloured: bool = True, samples: Count = 64,
                 sharpness: Positive = 80.0, levels: Levels = 16, finest: Finest = 4096, hidden: Hidden = 64) -> NeuS:
     """The cost volume (by ``network``, "toybox" or a folder) of views of the prompt, their background cut away.
 
-    They come from :func:`dreamlab.viewpoints.source_views`: the prior ``views`` makes the references, or they are the picture
-    ``image``; the prior ``turn`` makes of them what ``viewpoints`` lists besides. ``coloured``: the texture begins with the
-    colours that they have, else grey. ``sharpness``: softer than the network's own after its training, so that the volume has
-    gradients around its surface."""
+    They come from :func:`dreamlab.viewpoints.source_views`: the prior ``views`` makes the references with ``guidance``, or
+    its own where none is given, or the reference is the picture ``image``; the prior ``turn`` makes of them what
+    ``viewpoints`` lists besides. ``coloured``: the texture begins with the colours that they have, else grey. ``sharpness``:
+    softer than the network's own after its training, so that the volume has gradients around its surface."""
     images, cameras = source_views(begin.prompt, viewpoints, begin.generator, views, turn, image, guidance, begin.prior.device)
     images, masks = cut_out(images)
     grid = texture_grid(levels, finest, begin.generator)

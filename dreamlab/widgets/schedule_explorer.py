@@ -16,6 +16,7 @@ from dreamlab.noise import Schedule
 from dreamlab.pipeline import Part
 from dreamlab.schedules import Cosine, DreamTime, Exponential, Grid, Timesteps, Uniform, constant, dca_lambda, one, sigma2
 from dreamlab.settings import options
+from dreamlab.stage import rate_at
 from dreamlab.widgets import BLUE, GREEN, GREY, ORANGE, to_png
 
 
@@ -43,6 +44,14 @@ def recipe(part: Part) -> Recipe:
                   timesteps.steps if part.steps is None else part.steps)
 
 
+def of_leaf(part: Part, name: str) -> Recipe:
+    """The recipe of a part, with the rate of one group of leaves, over its largest, in the place of its decay."""
+    knots = part.rates[name]
+    most = max(rate for _, rate in knots)
+    return replace(recipe(part), rate=lambda step, steps: rate_at(knots, step / steps) / most)
+
+
+NEUS = METHODS["geodream"].paper["neus"]
 RECIPES = {
     "DreamFusion (SDS)": Recipe(Uniform(20, 980), sigma2, rate=Cosine(3000, 0.01), steps=15_000),  # its appendix A.2
     # its rates fall one by one, which no one factor tells; the curve is the toybox's
@@ -54,7 +63,8 @@ RECIPES = {
     # arXiv 2306.12422 changes t alone: w, rates and steps are those of DreamFusion in threestudio
     "DreamTime": Recipe(DreamTime(), sigma2, rate=constant, steps=10_000),
 } | {f"DreamFlow {i}, {name}{where} (APFO)": recipe(part) for tier, where in (("paper", ""), ("toy", ", on the toybox"))
-     for i, (name, part) in enumerate(getattr(METHODS["dreamflow"], tier).items(), 1)}
+     for i, (name, part) in enumerate(getattr(METHODS["dreamflow"], tier).items(), 1)
+} | {f"GeoDream (VSD), rate of the {name}": of_leaf(NEUS, leaf) for name, leaf in (("volume", "volume"), ("texture", "grid"))}
 
 
 def known(recipe: str, step: int) -> Recipe:
