@@ -7,14 +7,13 @@ not run again. Contact sheets of the last parts go to ``runs/dreamflow``.
 * ``field``: the method dreamflow, from a radiance field. * ``points``: dreamflow-points.
 * ``plain``, ``colour``: the geometry of dreamflow-points under the plain prior, on normals and on colours.
 * ``true``: the same geometry from the true shape, to see what it spoils.
-* ``geodream``: that method, for comparison (give it ``--out`` dreamlab/course/data/geodream.csv).
 * ``montage``: no runs, but a picture of all kinds, from the sheets of points and field, to dreamflow.webp beside the table.
 """
 import argparse
 import csv
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from pathlib import Path
 
@@ -48,7 +47,6 @@ ARMS = {  # name -> method, changes, the last part
     "colour": ("dreamflow-points", PLAIN | {"geometry.look": "rgb"}, "geometry"),
     "true": ("dreamflow-points", {}, "geometry"),
 }
-OTHERS = {"geodream": ("geodream", {}, None)}  # of other methods, for a table of their own
 COLUMNS = ("arm kind colour seed part seconds cpu_seconds steps views_right iou score psnr inside_psnr mesh_chamfer "
            "mesh_chamfer_unaligned mesh_cosine chamfer fronts view_ratio sharpness_ratio saturation_ratio realism kind_read "
            "colour_read kind_right colour_right watertight faces turn_deg scale tag date torch").split()
@@ -84,7 +82,7 @@ def row(arm: str, asked: Asked, part: str, scene: Scene, seconds: float = 0.0, c
                     "torch": torch.__version__}
 
 
-def rows(arm: str, asked: Asked, until: str | None, priors: dict, sheets: Path) -> Iterator[dict]:
+def rows(arm: str, asked: Asked, until: str | None, priors: dict, sheets: Path, begun: Scene | None = None) -> Iterator[dict]:
     """An arm for one prompt and seed: the shape it begins with, if it has one, and what each part makes of it."""
     def timed(stage):
         begin, cpu = time.perf_counter(), time.process_time()
@@ -98,8 +96,7 @@ def rows(arm: str, asked: Asked, until: str | None, priors: dict, sheets: Path) 
         prior = priors.setdefault(part.prior, None) or DiffusionPrior.load(part.prior)
         priors[part.prior] = prior
         begin, cpu = time.perf_counter(), time.process_time()
-        stage = part.build(asked.prompt, prior, asked.seed, lambda name: made[name],
-                           true_shape(parse(asked.prompt)[0]) if arm == "true" else None)
+        stage = part.build(asked.prompt, prior, asked.seed, lambda name: made[name], None if made else begun)
         begin, cpu = time.perf_counter() - begin, time.process_time() - cpu
         if hasattr(stage.scene, "surface") and (i == 0 or stage.scene.meshed and not made[next(reversed(made))].meshed):
             yield row(arm, asked, "start" if i == 0 else "mesh", stage.scene)
@@ -143,9 +140,9 @@ def read(path: Path) -> list[dict]:
     return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
 
 
-def write(path: Path, table: list[dict]) -> None:
+def write(path: Path, table: list[dict], arms: Iterable[str]) -> None:
     """The rows, sorted by arm, kind and seed, in the order in which they came."""
-    order = {name: i for i, name in enumerate([*ARMS, *OTHERS, *KINDS])}
+    order = {name: i for i, name in enumerate([*arms, *KINDS])}
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
@@ -153,29 +150,41 @@ def write(path: Path, table: list[dict]) -> None:
     write_text(path, text.getvalue())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("arms", nargs="+", choices=[*ARMS, *OTHERS, "montage"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--out", type=Path, default=DATA / "dreamflow.csv")
-    parser.add_argument("--sheets", type=Path, default=Path("runs/dreamflow"))
-    args = parser.parse_args()
+def measure(arms: dict[str, tuple], chosen: list[str], kinds: list[str], seeds: list[int], out: Path, sheets: Path,
+            begun: Callable[[str, Asked], Scene | None], rows: Callable = rows) -> None:
+    """The chosen arms for these kinds and seeds, those that the table lacks. ``begun(arm, asked)``: what an arm's first part
+    begins with, None for its own start. ``rows``: what makes the rows of one run."""
     priors: dict = {}
-    for prompt in (prompt for prompt in PROMPTS if parse(prompt)[0] in args.kinds):
-        for seed in args.seeds:
-            for arm in (arm for arm in args.arms if arm != "montage"):
-                method, changes, until = (ARMS | OTHERS)[arm]
+    for prompt in (prompt for prompt in PROMPTS if parse(prompt)[0] in kinds):
+        for seed in seeds:
+            for arm in chosen:
+                method, changes, until = arms[arm]
                 asked = METHODS[method].ask(prompt, "toy", seed, changes)
                 last = asked.tag(until or list(asked.parts)[-1])
-                table = read(args.out)
-                if any(r["arm"] == arm and r["tag"] == last for r in table):
+                if any(r["arm"] == arm and r["tag"] == last for r in read(out)):
                     continue
-                new = list(rows(arm, asked, until, priors, args.sheets))
+                new = list(rows(arm, asked, until, priors, sheets, begun(arm, asked)))
                 mine = {(arm, *parse(prompt), str(seed))}
-                table = [r for r in read(args.out) if (r["arm"], r["kind"], r["colour"], r["seed"]) not in mine]
-                write(args.out, table + new)
+                table = [r for r in read(out) if (r["arm"], r["kind"], r["colour"], r["seed"]) not in mine]
+                write(out, table + new, arms)
                 print(arm, prompt, seed, *(f"{r['part']} {r['cpu_seconds']} s" for r in new), sep=" | ", flush=True)
+
+
+def options(about: str, arms: Iterable[str], out: str) -> argparse.ArgumentParser:
+    """The command line of a benchmark of arms."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("arms", nargs="+", choices=arms)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--out", type=Path, default=DATA / f"{out}.csv")
+    parser.add_argument("--sheets", type=Path, default=Path(f"runs/{out}"))
+    return parser
+
+
+def main() -> None:
+    args = options(__doc__, [*ARMS, "montage"], "dreamflow").parse_args()
+    measure(ARMS, [arm for arm in args.arms if arm != "montage"], args.kinds, args.seeds, args.out, args.sheets,
+            lambda arm, asked: true_shape(parse(asked.prompt)[0]) if arm == "true" else None)
     if "montage" in args.arms:
         save_image(montage(args.sheets), DATA / "dreamflow.webp", quality=90)
 

@@ -1,11 +1,10 @@
 """GeoDream (arXiv 2311.17971): views of a multi-view prior make a cost volume, which a 2D prior moves; then a mesh made of it.
 
 ``PAPER`` holds the official code's numbers (GD), counted in iterations; where the paper (P) says otherwise that is named. Where
-no source is named, it is ours. Its learning rates fall and rise (P, Fig. 6); here the volume's stays and the texture's fall.
-Left out: the learnt background, half resolution at first, the losses on opacity, views of a second multi-view prior. At paper
-size the views of MVDream need a plain grey background, and the bundled network stands in for One-2-3-45's, which is not read
-yet: that list is for reading, not for running. ``TOY`` is the same list with a laptop's numbers, on the bundled multi-view
-prior and reconstruction network.
+no source is named, it is ours. Left out: the learnt background, and half resolution in the first twentieth of the run. The
+bundled network stands in for One-2-3-45's there (:mod:`dreamlab.one2345`), whose weights are not on the hub in a form that is
+read: that list is for reading, not for running. ``TOY`` is the same list with a laptop's numbers, on the bundled priors and
+network; its texture begins with the colours of the views, where the paper's begins anew.
 """
 from functools import partial
 
@@ -56,8 +55,8 @@ TOY = {
     "neus": PAPER["neus"].set(dreamflow.VIEWS | {
         "prior": "toybox", "start": partial(cost_volume, viewpoints=Circle(), samples=48, levels=4, finest=64, hidden=32),
         "rule": partial(VSD.for_prior, guidance=3.0, weight=balanced), "timesteps": Annealed(600, 150, until=0.8),
-        "rates": {"volume": 1e-2, "grid": 1e-2, "color": 3e-3}, "decay": Cosine(), "regularise": None, "steps": 100,
-        "views": 2}),
+        "rates": {"volume": ((0.0, 1e-2), (0.175, 1e-2), (0.175, 1e-3), (1.0, 8.425e-3)),
+                  "grid": falling(1e-2), "color": falling(3e-3)}, "regularise": None, "steps": 100, "views": 2}),
     "geometry": PAPER["geometry"].set(dreamflow.VIEWS | {
         "prior": "toybox-normals", "start.cells": 32, "rule": partial(SDS.for_prior, guidance=4.5, weight=balanced),
         "timesteps": Annealed(500, 100, until=1.0), "decay": Cosine(), "regularise": None, "steps": 100,
