@@ -119,7 +119,7 @@ def methods(name: str | None) -> None:
         groups = dict.fromkeys(path.split(".")[0] for path in describe(chosen.toy[part]) if path != "is")
         for path in (path for group in groups for path in dict.fromkeys([*toy, *paper]) if path.split(".")[0] == group):
             values = [str(x.get(path, "")).replace("None", "none")[:60] for x in (toy, paper)]
-            print(f"{f'{part}.' * (len(chosen.toy) > 1) + path.removesuffix('.is'):40s}{values[0]:36s}{values[1]}")
+            print(f"{f'{part}.' * (len(chosen.toy) > 1) + path.removesuffix('.is'):40s}{values[0][:35]:36s}{values[1]}")
 
 
 @contextmanager

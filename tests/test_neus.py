@@ -137,3 +137,17 @@ def test_jitter_is_the_generator_s_alone():
     scene, cameras = ball(), ring(2)
     a, b, c = (scene.render(cameras, 16, torch.ones(3), g).rgb for g in (seeded(1), seeded(1), seeded(2)))
     assert torch.equal(a, b) and not torch.equal(a, c) and math.isclose(a.mean().item(), c.mean().item(), abs_tol=2e-3)
+
+
+def test_a_background_of_its_own_lies_behind_and_is_kept(tmp_path):
+    """It is seen where the ball is not, has gradients there, and comes back from a file; without one it is an error."""
+    scene, cameras = ball(sky=True), ring(2)
+    render = scene.render(cameras, 16, None)
+    empty = render.alpha[..., 0] == 0
+    assert empty.any() and (render.rgb[empty] > 0.05).all() and (render.rgb[empty] < 0.95).all()
+    render.rgb[empty].sum().backward()
+    assert all(p.grad.abs().sum() > 0 for name, p in scene.parameters().items() if name.startswith("background."))
+    scene.save(tmp_path / "scene.safetensors")
+    assert torch.equal(scenes.load(tmp_path / "scene.safetensors").render(cameras, 16, None).rgb, render.rgb)
+    with pytest.raises(ValueError, match="the scene's own, and it has none: make it with sky=True, or give a colour"):
+        ball().render(cameras, 16, None)

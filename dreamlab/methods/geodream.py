@@ -1,10 +1,10 @@
 """GeoDream (arXiv 2311.17971): views of a multi-view prior make a cost volume, which a 2D prior moves; then a mesh made of it.
 
 ``PAPER`` holds the official code's numbers (GD), counted in iterations; where the paper (P) says otherwise that is named. Where
-no source is named, it is ours. Left out: the learnt background, and half resolution in the first twentieth of the run. The
-bundled network stands in for One-2-3-45's there (:mod:`dreamlab.one2345`), whose weights are not on the hub in a form that is
-read: that list is for reading, not for running. ``TOY`` is the same list with a laptop's numbers, on the bundled priors and
-network; its texture begins with the colours of the views, where the paper's begins anew.
+no source is named, it is ours. Left out: half resolution in the first twentieth of the run. The bundled network stands in for
+One-2-3-45's there (:mod:`dreamlab.one2345`), whose weights are not on the hub in a form that is read: that list is for reading,
+not for running. ``TOY`` is the same list with a laptop's numbers, on the bundled priors and network; its texture begins with
+the colours of the views, where the paper's begins anew.
 """
 from functools import partial
 
@@ -13,16 +13,18 @@ from dreamlab.losses import Sparse, Surface
 from dreamlab.methods import dreamflow
 from dreamlab.pipeline import Method, Part
 from dreamlab.rules import SDS, VSD
+from dreamlab.scenes.base import own
 from dreamlab.scenes.neus import cost_volume, neus_to_tets
 from dreamlab.scenes.textured import texture
 from dreamlab.schedules import Annealed, Cosine, balanced, sigma2
 from dreamlab.stage import normals
+from dreamlab.toybox.dataset import backgrounds
 from dreamlab.viewpoints import Circle, Near
 
 
 def falling(rate: float) -> tuple:
     """The texture's rate over the 20,000 iterations: flat, and from 3500 on the way to a twentieth at 23,500."""
-    return (0.0, rate), (0.175, rate), (1.0, rate * (1 - 0.95 * 0.825))
+    return (0.0, rate), (0.175, rate), (1.0, round(rate * (1 - 0.95 * 0.825), 9))
 
 
 VSD_PAPER = partial(VSD.for_prior, guidance=7.5, weight=sigma2)  # GD
@@ -31,11 +33,12 @@ PAPER = {
     "neus": Part(
         prior="sd-2.1-base", start=partial(
             cost_volume, views="ashawkey/mvdream-sd2.1-diffusers", turn="bennyguo/zero123-xl-diffusers", viewpoints=Near(),  # P
-            guidance=10.0, coloured=False, samples=512, levels=16, finest=4096, hidden=64),  # GD
+            guidance=10.0, coloured=False, sky=True, samples=512, levels=16, finest=4096, hidden=64),  # GD
         rule=VSD_PAPER, timesteps=Annealed(980, 500, since=0.25, until=0.25),  # GD: at 5000 of 20,000
         cameras=Orbit((-35.0, 35.0), (2.0, 3.0), (40.0, 60.0)),  # GD: 1.0 to 1.5 from an object half as large
         rates={"volume": ((0.0, 1e-3), (0.175, 1e-3), (0.175, 1e-4), (1.0, 8.425e-4)),  # P, Fig. 6, as GD counts it
-               "grid": falling(5e-3), "color": falling(5e-4)},
+               "grid": falling(5e-3), "color": falling(5e-4), "background": 1e-3},
+        background=own,  # GD, but for the half of the steps in which it shows a random colour
         regularise=Sparse(10.0, opaque=1000.0, since=1 / 6),  # GD
         steps=20_000, views=1, resolution=512),  # GD
     "geometry": Part(
@@ -56,7 +59,8 @@ TOY = {
         "prior": "toybox", "start": partial(cost_volume, viewpoints=Circle(), samples=48, levels=4, finest=64, hidden=32),
         "rule": partial(VSD.for_prior, guidance=3.0, weight=balanced), "timesteps": Annealed(600, 150, until=0.8),
         "rates": {"volume": ((0.0, 1e-2), (0.175, 1e-2), (0.175, 1e-3), (1.0, 8.425e-3)),
-                  "grid": falling(1e-2), "color": falling(3e-3)}, "regularise": None, "steps": 100, "views": 2}),
+                  "grid": falling(1e-2), "color": falling(3e-3)},
+        "background": backgrounds, "regularise": None, "steps": 100, "views": 2}),
     "geometry": PAPER["geometry"].set(dreamflow.VIEWS | {
         "prior": "toybox-normals", "start.cells": 32, "rule": partial(SDS.for_prior, guidance=4.5, weight=balanced),
         "timesteps": Annealed(500, 100, until=1.0), "decay": Cosine(), "regularise": None, "steps": 100,
@@ -69,8 +73,9 @@ TOY = {
 # One-2-3-45 (arXiv 2306.16928): a picture is turned, the volume of its views is the result, and nothing refines it. The views
 # are our circle; its own are 8, with 4 neighbours of each 10 degrees away.
 ONE2345 = {"shape": PAPER["neus"].set({
-    "start.views": "sd-2.1-base", "start.viewpoints": Circle(8, 0.0, 25.0), "start.coloured": True, "start.guidance": 7.5,
-    "steps": 0})}
+    "start.views": "sd-2.1-base", "start.guidance": 7.5, "start.viewpoints": Circle(8, 0.0, 25.0), "start.coloured": True,
+    "start.sky": False,
+    "rates": {"volume": 1e-3}, "background": backgrounds, "regularise": None, "steps": 0})}
 
 GEODREAM = Method("geodream", "GeoDream: a cost volume of several views moved by VSD, then its mesh", PAPER, TOY)
 ONE_2_3_45 = Method("one-2-3-45", "One-2-3-45: the cost volume of a picture that is turned, as it is", ONE2345,

@@ -75,6 +75,12 @@ def through(mlp: nn.Sequential, features: Float[Tensor, "n f"], piece: int = 2**
                       for some in features.T.split(piece, 1)], 1).T
 
 
+def far_off(mlp: nn.Sequential, directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+    """Colours of a background, sigmoid(MLP), from unit directions and their products, which are all up to degree two."""
+    i, j = torch.triu_indices(3, 3, device=directions.device)
+    return through(mlp, torch.cat([directions, directions[:, i] * directions[:, j]], -1)).sigmoid()
+
+
 class NeRF(Scene):
     """Density and colour inside the ball of ``radius`` around the origin, over whatever background a render is given.
 
@@ -136,9 +142,8 @@ class NeRF(Scene):
         return self.normals(points.reshape(-1, 3)).reshape(points.shape) * (render.alpha > 0.5)
 
     def behind(self, directions: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
-        """Colours of its own background, from the directions and their products, which are all up to degree two."""
-        i, j = torch.triu_indices(3, 3, device=directions.device)
-        return through(self.mlps["background"], torch.cat([directions, directions[:, i] * directions[:, j]], -1)).sigmoid()
+        """Colours of its own background."""
+        return far_off(self.mlps["background"], directions)
 
     def render(self, cameras: Cameras, resolution: int, background: Tensor | None,
                generator: torch.Generator | None = None) -> Render:

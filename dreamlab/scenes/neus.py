@@ -6,7 +6,7 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from dreamlab.cameras import Cameras
 from dreamlab.checks import Count, Name, NotNegative, Positive, Range, checked
@@ -15,7 +15,7 @@ from dreamlab.mesh import Faces, Mesh, Vertices, lattice, marching_tetrahedra, s
 from dreamlab.priors.base import Prior
 from dreamlab.render.volume import alpha_weights, inside_ball, neus_alpha
 from dreamlab.scenes.base import Begin
-from dreamlab.scenes.nerf import HashGrid
+from dreamlab.scenes.nerf import HashGrid, far_off
 from dreamlab.scenes.tets import EMPTY, Tets, clean, signed, tight, within
 from dreamlab.scenes.textured import Painted, fit_colours, texture_grid
 from dreamlab.types import Images, Render, Samples
@@ -31,17 +31,21 @@ class NeuS(Painted):
     A ray is cut into ``samples`` sections with the opacity of :func:`~dreamlab.render.volume.neus_alpha`, with ``sharpness`` in
     1 / world unit, which stays as it is. Sections that have less than 0.003 of the light by a coarse grid of distances, and by
     their neighbours, are left out.
-    ``geometry``: f_g; its weights are kept in the scene's file. ValueError for a volume that is not as wide as f_g reads it.
+    ``geometry``: f_g; its weights are kept in the scene's file. ``sky``: it also learns what lies behind it, which is seen
+    where a render asks for background None. ValueError for a volume that is not as wide as f_g reads it.
     """
 
-    rates = {"volume": 1e-2} | Painted.rates
+    rates = {"volume": 1e-2} | Painted.rates | {"background": 1e-3}
     meshed = False
 
     @checked
     def __init__(self, volume: Volume, geometry: Geometry, sharpness: Positive = 80.0, samples: Count = 64,
-                 grid: HashGrid | None = None, hidden: Count = 32, radius: Positive = 1.0,
+                 grid: HashGrid | None = None, hidden: Count = 32, radius: Positive = 1.0, sky: bool = False,
                  generator: torch.Generator | None = None):
         super().__init__(grid, hidden, radius, generator)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)) if sky and generator else 0)
+            self.sky = nn.Sequential(nn.Linear(9, 16), nn.ReLU(), nn.Linear(16, 3)) if sky else None
         wide = geometry.layers[1].in_features - geometry.layers[0].out_features
         if len(volume) != wide:
             raise ValueError(f"the geometry's network reads {wide} channels of a volume, got {len(volume)}: take both from one "
@@ -52,8 +56,9 @@ class NeuS(Painted):
         self._coarse: tuple[int, Tensor] | None = None
 
     def parameters(self) -> dict[str, Tensor]:
-        """``volume``; the texture's ``grid.LEVEL`` and ``color.*``."""
-        return {"volume": self.volume} | super().parameters()
+        """``volume``; the texture's ``grid.LEVEL`` and ``color.*``; ``background.*`` if it has its own."""
+        own = {f"background.{name}": p for name, p in self.sky.named_parameters()} if self.sky else {}
+        return {"volume": self.volume} | super().parameters() | own
 
     def sdf(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
         """Signed distances in world units, negative inside."""
@@ -75,9 +80,13 @@ class NeuS(Painted):
         w = alpha_weights(neus_alpha(f, self.sharpness))
         return F.max_pool1d((w > LEAST).float()[:, None], 3, 1, 1)[:, 0] > 0
 
-    def render(self, cameras: Cameras, resolution: int, background: Tensor, generator: torch.Generator | None = None) -> Render:
-        """Square images over ``background`` (3,) or (B, 3); the places along a ray are moved together by a random part of a
-        section if a generator is given."""
+    def render(self, cameras: Cameras, resolution: int, background: Tensor | None,
+               generator: torch.Generator | None = None) -> Render:
+        """Square images over ``background`` (3,) or (B, 3), None for its own; the places along a ray are moved together by a
+        random part of a section if a generator is given. ValueError where it has none of its own."""
+        if background is None and self.sky is None:
+            raise ValueError("background is none, which asks for the scene's own, and it has none: make it with sky=True, or "
+                             "give a colour")
         eyes, directions = cameras.to(self.volume.device).rays(resolution)
         shape = directions.shape[:3]
         along = (directions * cameras.viewmats[:, None, None, 2, :3].to(directions)).sum(-1).flatten()
@@ -99,7 +108,10 @@ class NeuS(Painted):
         seen = w[:, None] * torch.cat([self.paint(points), (middle * along[ray])[:, None], torch.ones_like(w)[:, None]], 1)
         image = seen.new_zeros(len(origins), 5).index_add(0, ray, seen)
         rgb, depth, alpha = image.view(*shape, 5).split([3, 1, 1], -1)
-        behind = background.to(rgb).reshape(-1, 1, 1, 3)
+        if background is None:
+            behind = far_off(self.sky, directions).view(*shape, 3)
+        else:
+            behind = background.to(rgb).reshape(-1, 1, 1, 3)
         return Render(rgb + (1 - alpha) * behind, alpha, depth / alpha.clamp(min=1e-10),
                       samples=Samples(points, w.detach(), ray, directions))
 
@@ -117,7 +129,8 @@ class NeuS(Painted):
     def config(self) -> dict:
         layers = self.geometry.layers
         reads = {"channels": len(self.volume), "octaves": self.geometry.octaves, "width": layers[0].out_features}
-        return super().config() | {"sharpness": self.sharpness, "samples": self.samples, "geometry": reads}
+        return super().config() | {"sharpness": self.sharpness, "samples": self.samples, "geometry": reads} | (
+            {"sky": True} if self.sky else {})
 
     @classmethod
     def rebuild(cls, config: dict, leaves: dict[str, Tensor], prior: Prior | None = None) -> "NeuS":
@@ -126,8 +139,9 @@ class NeuS(Painted):
         geometry.load_state_dict({k.removeprefix("geometry."): x for k, x in leaves.items() if k.startswith("geometry.")})
         device = leaves["volume"].device
         scene = cls(leaves["volume"], geometry.to(device), config["sharpness"], config["samples"],
-                    HashGrid(**config["grid"], generator=throwaway), config["hidden"], config["radius"], throwaway)
-        for module in (scene.grid, scene.mlp):
+                    HashGrid(**config["grid"], generator=throwaway), config["hidden"], config["radius"],
+                    config.get("sky", False), throwaway)
+        for module in filter(None, (scene.grid, scene.mlp, scene.sky)):
             module.to(device)
         scene.load_state_dict(leaves)
         return scene
@@ -140,11 +154,12 @@ EIGHT = Circle()
 @torch.no_grad()
 def reconstructed(images: Images, masks: Float[Tensor, "v h w 1"], cameras: Cameras, network: str,
                   generator: torch.Generator, sharpness: float, samples: int, grid: HashGrid, hidden: int,
-                  coloured: bool = True) -> NeuS:
+                  coloured: bool = True, sky: bool = False) -> NeuS:
     """The cost volume of views on white; its texture begins with the colours that they have of its surface, if ``coloured``.
     ValueError for a volume that is empty."""
     found = Reconstruction.load(network)
-    scene = NeuS(found([(images, masks, cameras)])[0], found.geometry, sharpness, samples, grid, hidden, generator=generator)
+    scene = NeuS(found([(images, masks, cameras)])[0], found.geometry, sharpness, samples, grid, hidden, sky=sky,
+                 generator=generator)
     vertices, faces = clean(*scene.surface())
     if not len(faces):
         raise ValueError(EMPTY)
@@ -158,18 +173,20 @@ def reconstructed(images: Images, masks: Float[Tensor, "v h w 1"], cameras: Came
 def cost_volume(begin: Begin, *, views: Name = "toybox-multiview", turn: Name = "toybox-zero123", image: Name | None = None,
                 viewpoints: Circle | Official | Near | Around = EIGHT, network: Name = "toybox",
                 guidance: Annotated[float, Range(1, 100)] | None = None, coloured: bool = True, samples: Count = 64,
-                sharpness: Positive = 80.0, levels: Levels = 16, finest: Finest = 4096, hidden: Hidden = 64) -> NeuS:
+                sharpness: Positive = 80.0, levels: Levels = 16, finest: Finest = 4096, hidden: Hidden = 64,
+                sky: bool = False) -> NeuS:
     """The cost volume (by ``network``, "toybox" or a folder) of views of the prompt, their background cut away.
 
     They come from :func:`dreamlab.viewpoints.source_views`: the prior ``views`` makes the references with ``guidance``, or
     its own where none is given, or the reference is the picture ``image``; the prior ``turn`` makes of them what
     ``viewpoints`` lists besides. ``coloured``: the texture begins with the colours that they have, else grey. ``sharpness``:
-    softer than the network's own after its training, so that the volume has gradients around its surface."""
+    softer than the network's own after its training, so that the volume has gradients around its surface. ``sky``: set the
+    stage's ``background`` to own then, and give ``rates.background``."""
     images, cameras = source_views(begin.prompt, viewpoints, begin.generator, views, turn, image, guidance, begin.prior.device)
     images, masks = cut_out(images)
     grid = texture_grid(levels, finest, begin.generator)
-    return reconstructed(images, masks, cameras, network, begin.generator, sharpness, samples, grid, hidden,
-                         coloured).to(begin.prior.device)
+    return reconstructed(images, masks, cameras, network, begin.generator, sharpness, samples, grid, hidden, coloured,
+                         sky).to(begin.prior.device)
 
 
 @torch.no_grad()
