@@ -4,7 +4,8 @@
 Toys as they are, in their held-out colours; duck and robot were never shown to the network. From true views: 14, 8, 4 in
 the four directions, 8 of which one is of another object, and 8 whose cameras are a little off. Each as a surface at 48³:
 intersection over union of silhouettes from 12 azimuths at elevation 15, and the symmetric Chamfer distance of 4,000 points to
-2,000 of the truth; the truth's own surface at 48³ stands beside them. ``fronts``: how many of four views, in the colours that
+2,000 of the truth; the truth's own surface at 48³ stands beside them. "network" and "hull, views that agree" leave out what
+``costvolume.agreeing`` does; "network, all views" and "hull" do not. ``fronts``: how many of four views, in the colours that
 are blended from 8, show one.
 """
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 
 from dreamlab.cameras import Cameras, orbit, ring
-from dreamlab.costvolume import Reconstruction, blend, hull
+from dreamlab.costvolume import Reconstruction, agreeing, blend, hull
 from dreamlab.files import write_json
 from dreamlab.mesh import Mesh, lattice, marching_tetrahedra, sample, solid, vertex_normals
 from dreamlab.metrics.align import iou
@@ -79,12 +80,17 @@ def main() -> None:
         rows.append({"kind": kind, "input": "truth", "by": "truth", **measure(true, places, kind)[1]})
         for name, (images, masks, cameras) in cases(kind, colour).items():
             start = time.process_time()
-            values = solid(network.sdf(network([(images, masks, cameras)])[0], flat).view(places.shape[:3]))
+            some = agreeing(masks, cameras)
+            trusted = images[some], masks[some], cameras[some]
+            values = solid(network.sdf(network([trusted])[0], flat).view(places.shape[:3]))
             seconds.append(time.process_time() - start)
             mesh, found = measure(values, places, kind)
-            rows.append({"kind": kind, "input": name, "by": "network", **found})
-            carved = -hull(masks, cameras, flat).view(places.shape[:3])
-            rows.append({"kind": kind, "input": name, "by": "hull", **measure(carved, places, kind)[1]})
+            rows.append({"kind": kind, "input": name, "by": "network", "views": len(some), **found})
+            values = solid(network.sdf(network([(images, masks, cameras)])[0], flat).view(places.shape[:3]))
+            rows.append({"kind": kind, "input": name, "by": "network, all views", **measure(values, places, kind)[1]})
+            for by, views in (("hull", (masks, cameras)), ("hull, views that agree", trusted[1:])):
+                carved = -hull(*views, flat).view(places.shape[:3])
+                rows.append({"kind": kind, "input": name, "by": by, **measure(carved, places, kind)[1]})
             if name == "8" and mesh:
                 normals = vertex_normals(mesh.vertices, mesh.faces)
                 colours, _ = blend(mesh, normals, images, cameras)
@@ -93,7 +99,7 @@ def main() -> None:
                 fronts[kind] = {"fronts": int((logits[2] > 0).sum()), "front_logits": [round(x, 2) for x in logits[2].tolist()],
                                 "colour_right": list(COLOURS)[logits[1].log_softmax(-1).mean(0).argmax()] == colour}
     summary = {}
-    for by in ("truth", "network", "hull"):
+    for by in dict.fromkeys(row["by"] for row in rows):
         for name in dict.fromkeys(row["input"] for row in rows):
             for group, chosen in {"all": None, "never shown": UNSEEN}.items():
                 some = [r for r in rows if (r["by"], r["input"]) == (by, name) and (not chosen or r["kind"] in chosen)]

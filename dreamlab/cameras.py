@@ -48,7 +48,7 @@ class Cameras:
     def __len__(self):
         return len(self.azimuth_deg)
 
-    def __getitem__(self, index: slice) -> "Cameras":
+    def __getitem__(self, index: slice | list[int] | Tensor) -> "Cameras":
         return Cameras(*(getattr(self, f.name)[index] for f in fields(self)))
 
     def to(self, device) -> "Cameras":

@@ -11,6 +11,8 @@ from dreamlab.costvolume import (
     Reconstruction,
     Regulariser,
     aggregate,
+    agreeing,
+    agreement,
     blend,
     centres,
     cut_out,
@@ -219,3 +221,14 @@ def test_the_training_s_objects_are_where_they_should_be():
         assert len(seen) > 50 and thing.sdf(seen).abs().median() < 0.01
         far = torch.nn.functional.normalize(torch.randn(4000, 3, generator=seeded(i)), dim=-1) * 0.9
         assert thing.sdf(far).min() > 0
+
+
+def test_a_view_of_another_object_is_left_out_and_true_ones_stay():
+    cameras = ring(8)
+    duck, house = (render(Toy(kind), "red", cameras, 48).alpha for kind in ("duck", "house"))
+    assert agreeing(duck, cameras) == list(range(8)) and agreement(duck, cameras).min() > 0.8
+    wrong = torch.cat([duck[:3], house[3:4], duck[4:]])
+    assert agreement(wrong, cameras).argmin() == 3 and agreeing(wrong, cameras) == [0, 1, 2, 4, 5, 6, 7]
+    some = [0, 2, 3, 4, 6, 7]
+    assert len(agreeing(wrong[some], cameras[some])) == 6  # of so few, none goes
+    assert agreement(torch.zeros_like(duck), cameras).eq(0).all()

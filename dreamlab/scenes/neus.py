@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dreamlab.cameras import Cameras
 from dreamlab.checks import Count, Name, NotNegative, Positive, Range, checked
-from dreamlab.costvolume import Geometry, Reconstruction, Volume, blend, centres, cut_out, sample
+from dreamlab.costvolume import Geometry, Reconstruction, Volume, agreeing, blend, centres, cut_out, sample
 from dreamlab.mesh import Faces, Mesh, Vertices, lattice, marching_tetrahedra, solid, vertex_normals
 from dreamlab.priors.base import Prior
 from dreamlab.render.volume import alpha_weights, inside_ball, neus_alpha
@@ -155,9 +155,11 @@ EIGHT = Circle()
 def reconstructed(images: Images, masks: Float[Tensor, "v h w 1"], cameras: Cameras, network: str,
                   generator: torch.Generator, sharpness: float, samples: int, grid: HashGrid, hidden: int,
                   coloured: bool = True, sky: bool = False) -> NeuS:
-    """The cost volume of views on white; its texture begins with the colours that they have of its surface, if ``coloured``.
+    """The cost volume of views on white, those that contradict the others left out
+    (:func:`dreamlab.costvolume.agreeing`); its texture begins with the colours that they have of its surface, if ``coloured``.
     ValueError for a volume that is empty."""
-    found = Reconstruction.load(network)
+    found, some = Reconstruction.load(network), agreeing(masks, cameras)
+    images, masks, cameras = images[some], masks[some], cameras[some]
     scene = NeuS(found([(images, masks, cameras)])[0], found.geometry, sharpness, samples, grid, hidden, sky=sky,
                  generator=generator)
     vertices, faces = clean(*scene.surface())

@@ -91,7 +91,7 @@ def draw(data: dict[str, Tensor], i: int, seed: int, g: torch.Generator) -> tupl
     if dice[2] < 0.18:
         other = int(torch.randint(OBJECTS, (), generator=g))
         picked[int(torch.randint(len(chosen), (), generator=g))] = data["views"][other, int(dice[1] * VIEWS)].float() / 255
-    cameras = Cameras(*(x[chosen] for x in vars(cameras_of(i, seed)).values()))
+    cameras = cameras_of(i, seed)[chosen]
     if dice[3] < 0.3:
         cameras = spoilt(cameras, g)
     images, masks = picked.split([3, 1], -1)
