@@ -5,6 +5,8 @@ import torch
 from PIL import Image
 
 from dreamlab.cameras import orbit
+from dreamlab.cli import main
+from dreamlab.methods import METHODS
 from dreamlab.noise import seeded
 from dreamlab.pictures import load_picture
 from dreamlab.priors.diffusion import DiffusionPrior
@@ -100,3 +102,16 @@ def test_pictures_that_cannot_be_used(photo, tmp_path):
         load_picture(tmp_path / "text.png")
     with pytest.raises(ValueError, match="100 megapixels are read: make it smaller"):
         load_picture(save(Image.new("1", (10_001, 10_000))))
+
+
+def test_image_on_the_command_line(photo, capsys, tmp_path):
+    """A picture that cannot be used is one line before any work; a run's tag is the picture's."""
+    save, wide = photo
+    assert main(["dream", "a red mug", "--image", str(tmp_path / "gone.png"), "--out", str(tmp_path)]) == 2
+    assert (said := capsys.readouterr().err).count("\n") == 1 and "gone.png: name a PNG, JPEG or WebP that is there" in said
+    image = Image.fromarray((wide * 255).byte().numpy())
+    tags = [METHODS["geodream"].ask("a red mug", changes={"neus.start.image": str(save(picture, "a.png"))}).tag("texture")
+            for picture in (image, image, image.rotate(180))]
+    assert tags[0] == tags[1] != tags[2]
+    assert main(["dream", "a red mug", "--image", str(tmp_path / "a.png"), "--mesh", "duck.glb"]) == 2
+    assert "leave one out" in capsys.readouterr().err
