@@ -344,3 +344,15 @@ def test_the_bundled_prior_puts_the_front_where_it_was_told():
     prior = DiffusionPrior.load("toybox-multiview")
     reading = read_views(sample_views(prior, "a red bear", ring(4), seeded(0)), ring(4), "bear", "red", 0.5)
     assert reading.kind_right and reading.colour_right and reading.fronts == 1 and reading.off_deg <= 20 and reading.psnr > 22
+
+
+def test_two_priors_are_averaged():
+    """Magic123's mixing: the mean of both predictions, the 2D prior's without cameras; others are refused."""
+    both, views, flat = (DiffusionPrior.load(name) for name in ("toybox-multiview + toybox", "toybox-multiview", "toybox"))
+    asked = ViewPrompts(both, "a red mug", views=False)(ring(4))
+    x, t = torch.randn(4, *both.shape, generator=seeded(0)), torch.full((4,), 400)
+    mean = (views.eps(x, t, asked.positive)[0] + flat.eps(x, t, asked.positive["text"])[0]) / 2
+    assert torch.allclose(both.eps(x, t, asked.positive)[0], mean, atol=1e-5) and both.joined == 4 and both.card == views.card
+    with pytest.raises(ValueError, match="averaged over the same latents.*the second reads text, camera: give a multi-view"):
+        DiffusionPrior.load("toybox + toybox-multiview")
+    assert METHODS["magic123"].toy["shape"].set(steps=1).build("a red mug").prior.joined == 4

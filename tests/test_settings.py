@@ -10,7 +10,7 @@ from dreamlab.learner import Adam
 from dreamlab.losses import Smooth
 from dreamlab.methods import METHODS
 from dreamlab.pipeline import Part
-from dreamlab.priors.diffusion import BUNDLED, DiffusionPrior
+from dreamlab.priors.diffusion import BOTH, BUNDLED, DiffusionPrior
 from dreamlab.prompts import Condition, ViewPrompts
 from dreamlab.rules import RULES, VSD
 from dreamlab.scenes.growth import Growth
@@ -72,7 +72,7 @@ def digest(tensors) -> str:
 
 def plan(part: Part) -> dict:
     """All that a run of a part consists of: the stage that it builds, leaves and learners and prompts included."""
-    stage = part.build("a red mug", prior(part.prior) if part.prior in BUNDLED else None)
+    stage = part.build("a red mug", prior(part.prior) if part.prior.split(BOTH)[0] in BUNDLED else None)
     rule, prompt = stage.rule, stage.prompts(ring(5))
     critic = getattr(rule, "critic", None)
     learner = getattr(rule, "learner", None) or getattr(critic, "learner", None)

@@ -11,6 +11,7 @@ from functools import partial
 from dreamlab.cameras import Orbit
 from dreamlab.losses import Sparse, Surface
 from dreamlab.methods import dreamflow
+from dreamlab.methods.baselines import BASELINES
 from dreamlab.pipeline import Method, Part
 from dreamlab.rules import SDS, VSD
 from dreamlab.scenes.base import own
@@ -78,5 +79,11 @@ ONE2345 = {"shape": PAPER["neus"].set({
     "rates": {"volume": 1e-3}, "background": backgrounds, "regularise": None, "steps": 0})}
 
 GEODREAM = Method("geodream", "GeoDream: a cost volume of several views moved by VSD, then its mesh", PAPER, TOY)
+# Magic123 (arXiv 2306.17843) mixes the residuals of a 2D prior and of one that turns a picture, 1 to 40 at guidances of 100 and
+# 5. Here a multi-view prior that reads the text is in that one's place, both count the same, and there is no picture.
+MVDREAM = next(method for method in BASELINES if method.name == "mvdream")
+MAGIC123 = Method("magic123", "Magic123's mixing: SDS from a multi-view prior and a 2D prior at once", {
+    "shape": MVDREAM.paper["shape"].set(prior=f"{MVDREAM.paper['shape'].prior} + sd-2.1-base")}, {
+    "shape": MVDREAM.toy["shape"].set(prior=f"{MVDREAM.toy['shape'].prior} + toybox")})
 ONE_2_3_45 = Method("one-2-3-45", "One-2-3-45: the cost volume of a picture that is turned, as it is", ONE2345,
                     {"shape": TOY["neus"].set({"start.views": "toybox", "steps": 0})})

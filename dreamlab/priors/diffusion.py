@@ -1,4 +1,5 @@
 """A prior over any Stable-Diffusion-shaped diffusers folder: the bundled toybox prior, a local folder, or the hub."""
+import copy
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ WEIGHTS = Path(__file__).parent.parent / "toybox/weights"
 BUNDLED = {"toybox": WEIGHTS / "prior", "toybox-normals": WEIGHTS / "normals", "toybox-refiner": WEIGHTS / "refiner",
            "toybox-multiview": WEIGHTS / "multiview", "toybox-zero123": WEIGHTS / "zero123"}
 ADAPTER = "pytorch_lora_weights.safetensors"  # diffusers' name for it
+BOTH = " + "  # between the names of two priors whose predictions are averaged
 PROJECTION = "clip_camera_projection"  # the folder of a part that Zero123 has besides
 
 
@@ -61,7 +63,9 @@ CODE = {"auto_map", "custom_pipeline", "custom_pipelines"}  # keys of a config t
 
 
 def card_of(name: str | Path) -> Card:
-    """What the folder of a prior says of it, without loading it. A name on the hub has none, so an empty one."""
+    """What the folder of a prior says of it, without loading it; of two, the first's. A name on the hub has none: an empty one.
+    """
+    name = str(name).split(BOTH)[0]
     return Card() if str(name) in HUB else Card.read(BUNDLED.get(str(name), name))
 
 
@@ -259,6 +263,8 @@ class DiffusionPrior(Prior):
     (:mod:`dreamlab.priors.multiview`), whose card says how many views are ``joined``; 4 if it does not.
     """
 
+    other: "DiffusionPrior | None" = None
+
     def __init__(self, pipe, resolution: int | None = None, card: Card | None = None):
         self.pipe, self.unet, self.vae = pipe, pipe.unet.eval().requires_grad_(False), pipe.vae.eval().requires_grad_(False)
         self.refines = getattr(pipe, "text_encoder_2", None) is not None
@@ -286,12 +292,15 @@ class DiffusionPrior(Prior):
     def load(cls, name: Name | Path = "toybox", device: str | torch.device = "cpu", dtype: torch.dtype | None = None,
              revision: str | None = None) -> "DiffusionPrior":
         """``name``: "toybox" (bundled), "sd-2.1-base", "sdxl-refiner" (for t < 200 alone, arXiv 2307.01952, section 2.5), a
-        local pipeline folder, or a hub id, then with ``revision`` a commit.
+        local pipeline folder, or a hub id, then with ``revision`` a commit; or two of them, "A + B" (:meth:`beside`).
 
         Reads safetensors only and never runs code of a folder or repository. ``FileNotFoundError`` says what to fetch and how
         to point at a local copy, or which file a folder lacks; :class:`Refused`, a ValueError, names a file with other weights
         than the model's (missing, unexpected, misshapen, not finite) or with code.
         """
+        if BOTH in str(name):
+            first, second = str(name).split(BOTH, 1)
+            return cls.load(first, device, dtype).beside(cls.load(second, device, dtype))
         source, card = str(BUNDLED.get(str(name), name)), card_of(name)
         dtype = dtype or (torch.float16 if torch.device(device).type == "cuda" else torch.float32)
         if card.base is not None:
@@ -379,7 +388,23 @@ class DiffusionPrior(Prior):
         return self.embed([""], negative=True)
 
     def _eps(self, x_t: Sample, t: Steps, cond: Cond) -> Sample:
-        return unet_eps(self, self.unet, x_t, t, cond)
+        eps = unet_eps(self, self.unet, x_t, t, cond)
+        if self.other:
+            eps = (eps + self.other._eps(x_t, t, cond["text"] if isinstance(cond, Condition) else cond)) / 2
+        return eps
+
+    def beside(self, other: "DiffusionPrior") -> "DiffusionPrior":
+        """This prior, its predictions averaged with those of another over the same latents, which reads the text alone: so is
+        the residual of SDS (Magic123, arXiv 2306.17843). ValueError for one of other latents, schedule or text."""
+        ours, theirs = ({"shape": p.shape, "text": p.reads["text"], "abar": p.schedule.alphas_cumprod.tolist()}
+                        for p in (self, other))
+        if ours != theirs or set(other.reads) != {"text"}:
+            raise ValueError(f"two priors are averaged over the same latents, schedule and text, got {ours['shape']} and "
+                             f"{theirs['shape']}, of which the second reads {', '.join(other.reads)}: give a multi-view prior "
+                             "and the 2D prior that it came from")
+        both = copy.copy(self)
+        both.other = other
+        return both
 
     @torch.no_grad()
     @checked

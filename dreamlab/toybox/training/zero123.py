@@ -18,6 +18,7 @@ from dreamlab.toybox.training.fit import amp, device, fit
 from dreamlab.toybox.training.multiview import AROUND, MULTIVIEW, RIGS, Turns
 
 EMBEDDING, TOKEN, HIDDEN = 128, 128, 384
+RECOGNISING = 3500  # steps
 ZERO123 = replace(MULTIVIEW, base="toybox", guidance=2.0, joined=6)
 
 
@@ -55,10 +56,10 @@ def sets(turns: Turns, n: int, joined: int, g: torch.Generator) -> tuple[Tensor,
     return kind, colour, rig[:, order], torch.cat([start[:, :1], places], 1) % AROUND
 
 
-def train_zero123(out: Path, views: None = None, steps: int = 7000, batch: int = 16, seed: int = 9) -> Path:
+def train_zero123(out: Path, views: None = None, steps: int = 3500, batch: int = 16, seed: int = 9) -> Path:
     """Zero123's way (arXiv 2303.11328) on the multi-view prior: a picture from anywhere, and relative poses -> 1, 6 or 8 views.
 
-    First, in half as many steps, a small CLIP vision encoder and the projection learn to say what is seen and from where, and
+    First, in 3500 steps, a small CLIP vision encoder and the projection learn to say what is seen and from where, and
     what absolute camera a relative pose means; with that the UNet, which knows absolute cameras, begins. Then UNet and
     projection learn together; the encoder stays. One t a set, half of them in [500, 999]; loss min(1 + snr, 6) times the square
     error of the denoised latents; 10 % of the sets see no picture, that is zeros.
@@ -94,7 +95,7 @@ def train_zero123(out: Path, views: None = None, steps: int = 7000, batch: int =
         token = projection(embeds, relative_pose(wanted, seen))[:, 0]
         return said(heads["seen"](embeds), kind, named, seen) + said(heads["token"](token), kind, named, wanted)
 
-    fit({"encoder": encoder, "projection": projection, "heads": heads}, recognise, steps // 2, 1e-3,
+    fit({"encoder": encoder, "projection": projection, "heads": heads}, recognise, RECOGNISING, 1e-3,
         out / "checkpoints/zero123-encoder.pt", seed=seed)
     encoder.eval().requires_grad_(False)
     with torch.no_grad():
