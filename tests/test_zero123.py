@@ -10,11 +10,17 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from dreamlab.cameras import orbit, ring
 from dreamlab.files import Refused
+from dreamlab.metrics.views import read_views
 from dreamlab.noise import seeded
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.priors.multiview import sample_views
 from dreamlab.priors.zero123 import CameraProjection, Zero123, clip_pixels, relative_pose
 from dreamlab.prompts import ViewPrompts
+from dreamlab.toybox.dataset import GREY
+from dreamlab.toybox.objects import Toy
+from dreamlab.toybox.render import render
+from dreamlab.toybox.training import multiview
+from dreamlab.toybox.training import zero123 as training
 
 
 def test_the_pose_of_zero123():
@@ -119,3 +125,51 @@ def test_a_folder_of_the_published_shapes():
         unet = UNet2DConditionModel(in_channels=8, out_channels=4, cross_attention_dim=768, attention_head_dim=8)
     assert projection.proj.weight.shape == (768, 772) and unet.conv_in.weight.shape == (320, 8, 3, 3)
     assert sum(p.numel() for p in unet.parameters()) == 859_532_484
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return Zero123.load()
+
+
+def test_a_picture_from_the_front_is_turned(bundled):
+    """All six views of a held-out pair stand where they were asked for, and are of that object."""
+    seen, cameras = orbit(0.0, 5.0), orbit(30 + 60 * torch.arange(6), 10.0)
+    picture = render(Toy("duck"), "cyan", seen, 64, (GREY,) * 3).rgb[0]
+    read = read_views(sample_views(bundled, picture, cameras, seeded(0), seen=seen), cameras, "duck", "cyan", GREY)
+    assert read.psnr > 18 and (read.turn_deg.abs() <= 20).float().mean() >= 5 / 6 and read.kind_right and read.colour_right
+
+
+def test_views_of_a_set_see_each_other(bundled):
+    """Other orders give the same views; one that changes changes the others; alone they are others."""
+    prior, cameras, order = bundled.of(torch.rand(64, 64, 3, generator=seeded(0)), orbit(0.0)), ring(6), [3, 0, 5, 1, 4, 2]
+    prior.joined = 6
+    x, t = torch.randn(6, *prior.shape, generator=seeded(1)), torch.full((6,), 500)
+    prompt = lambda at: ViewPrompts(prior, "", views=False)(at).positive  # noqa: E731
+    eps, = prior.eps(x, t, prompt(cameras))
+    assert torch.allclose(prior.eps(x[order], t, prompt(cameras[order]))[0], eps[order], atol=1e-4)
+    moved = x.clone()
+    moved[0] += 1
+    assert (prior.eps(moved, t, prompt(cameras))[0][1:] - eps[1:]).abs().amax((1, 2, 3)).min() > 1e-3
+    prior.joined = 1
+    assert (prior.eps(x, t, prompt(cameras))[0] - eps).abs().max() > 1e-2
+
+
+def test_it_is_no_prior_of_texts(bundled):
+    with pytest.raises(Refused, match="turns a picture and reads no text: use Zero123.load, or name another"):
+        DiffusionPrior.load("toybox-zero123")
+
+
+def test_training_writes_what_it_loads(tmp_path, monkeypatch):
+    """Two steps of each kind; sets share an object and a picture, and stand as they are said to."""
+    for name, value in (("RIGS", 1), ("AROUND", 12), ("KINDS", {"mug": None})):
+        monkeypatch.setattr(multiview, name, value)
+        monkeypatch.setattr(training, name, value)
+    monkeypatch.setattr(training, "RECOGNISING", 2)
+    folder = training.train_zero123(tmp_path, steps=2, batch=6)
+    prior = Zero123.load(folder)
+    assert prior.joined == 6 and prior.reads == {"text": 128, "camera": 128, "seen": 16}
+    turns = multiview.Turns.make(prior, 7, tmp_path / "turns.safetensors")
+    kind, colour, rig, place = training.sets(turns, 5, 6, seeded(0))
+    assert kind.shape == colour.shape == (5,) and rig.shape == place.shape == (5, 7)
+    assert (rig == 0).all() and ((place[:, 2:] - place[:, 1:-1]) % 12 == 2).all()

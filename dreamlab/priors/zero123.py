@@ -103,10 +103,10 @@ class Zero123(DiffusionPrior):
             else:
                 vae = load_model(AutoencoderKL, folder, "vae", MODELS["vae"], mend)
                 scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
-        projection = CameraProjection.load(folder / PROJECTION, encoder.config.projection_dim, unet.config.cross_attention_dim,
-                                           mend)
-        for part in (unet, vae, encoder, projection):
-            part.to(device, dtype)
+            projection = CameraProjection.load(folder / PROJECTION, encoder.config.projection_dim,
+                                               unet.config.cross_attention_dim, mend)
+            for part in (unet, vae, encoder, projection):
+                part.to(device, dtype)
         pipe = SimpleNamespace(unet=unet, vae=vae, text_encoder=encoder, scheduler=scheduler,
                                vae_scale_factor=2 ** (len(getattr(vae.config, "block_out_channels", (1,) * 3)) - 1))
         return cls(pipe, projection, card=card)

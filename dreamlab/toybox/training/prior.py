@@ -100,7 +100,8 @@ def plain(folder: Path) -> None:
     take. It is loaded in full precision, like the other parts, though the file is in half: transformers goes by the config.
     ``AutoencoderTiny`` saves ``block_out_channels`` and then warns of it.
     """
-    for part, changes in {"vae": {"block_out_channels": None}, "text_encoder": {"dtype": "float32"}}.items():
+    for part, changes in {"vae": {"block_out_channels": None}, "text_encoder": {"dtype": "float32"},
+                          "image_encoder": {"dtype": "float32"}}.items():
         if (file := folder / part / "config.json").exists():
             config = {k: v for k, v in (json.loads(file.read_text()) | changes).items() if k not in changes or v is not None}
             write_text(file, json.dumps(config, indent=2) + "\n")

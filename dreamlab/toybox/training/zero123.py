@@ -16,6 +16,7 @@ from dreamlab.toybox.dataset import TRAIN_COLOURS
 from dreamlab.toybox.objects import COLOURS, KINDS
 from dreamlab.toybox.training.fit import amp, device, fit
 from dreamlab.toybox.training.multiview import AROUND, MULTIVIEW, RIGS, Turns
+from dreamlab.toybox.training.prior import plain
 
 EMBEDDING, TOKEN, HIDDEN = 128, 128, 384
 RECOGNISING = 3500  # steps
@@ -143,5 +144,6 @@ def train_zero123(out: Path, views: None = None, steps: int = 3500, batch: int =
     (folder / "clip_camera_projection/config.json").write_text(json.dumps(projection.config) + "\n")
     save_file({k: v.detach().half().contiguous().cpu() for k, v in projection.state_dict().items()},
               folder / "clip_camera_projection/diffusion_pytorch_model.safetensors")
+    plain(folder)
     ZERO123.write(folder)
     return folder
