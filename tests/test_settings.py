@@ -90,7 +90,7 @@ def plan(part: Part) -> dict:
 
 SMALL = {"points": {"start.points": 60}, "ball": {"start.points": 60}, "blob": {"start.samples": 8, "start.levels": 3},
          "latents": {"start.pictures": 2}, "pixels": {"start.pictures": 2},
-         "cost_volume": {"start.viewpoints": Circle(4), "start.samples": 8, "start.levels": 3},
+         "cost_volume": {"start.viewpoints": Circle(), "start.samples": 8, "start.levels": 3},
          "latent_blob": {"start.samples": 8, "start.levels": 3}, "given": {"start.file": pyramid(), "start.levels": 3}}
 
 
