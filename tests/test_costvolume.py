@@ -229,6 +229,7 @@ def test_a_view_of_another_object_is_left_out_and_true_ones_stay():
     assert agreeing(duck, cameras) == list(range(8)) and agreement(duck, cameras).min() > 0.8
     wrong = torch.cat([duck[:3], house[3:4], duck[4:]])
     assert agreement(wrong, cameras).argmin() == 3 and agreeing(wrong, cameras) == [0, 1, 2, 4, 5, 6, 7]
+    assert 3 in agreeing(wrong, cameras, sure=(3,))  # a user's own picture, say
     some = [0, 2, 3, 4, 6, 7]
     assert len(agreeing(wrong[some], cameras[some])) == 6  # of so few, none goes
     assert agreement(torch.zeros_like(duck), cameras).eq(0).all()

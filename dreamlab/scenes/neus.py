@@ -1,6 +1,7 @@
 """A surface as the zero of signed distances that a small network reads out of a volume (GeoDream, arXiv 2311.17971), drawn as
 NeuS draws it (arXiv 2106.10689), under a hash-grid texture. How it begins: as the cost volume of views that a multi-view prior
 makes of the prompt."""
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -154,11 +155,11 @@ EIGHT = Circle()
 @torch.no_grad()
 def reconstructed(images: Images, masks: Float[Tensor, "v h w 1"], cameras: Cameras, network: str,
                   generator: torch.Generator, sharpness: float, samples: int, grid: HashGrid, hidden: int,
-                  coloured: bool = True, sky: bool = False) -> NeuS:
+                  coloured: bool = True, sky: bool = False, sure: Sequence[int] = ()) -> NeuS:
     """The cost volume of views on white, those that contradict the others left out
-    (:func:`dreamlab.costvolume.agreeing`); its texture begins with the colours that they have of its surface, if ``coloured``.
-    ValueError for a volume that is empty."""
-    found, some = Reconstruction.load(network), agreeing(masks, cameras)
+    (:func:`dreamlab.costvolume.agreeing`) but for those that are ``sure``; its texture begins with the colours that they have
+    of its surface, if ``coloured``. ValueError for a volume that is empty."""
+    found, some = Reconstruction.load(network), agreeing(masks, cameras, sure=sure)
     images, masks, cameras = images[some], masks[some], cameras[some]
     scene = NeuS(found([(images, masks, cameras)])[0], found.geometry, sharpness, samples, grid, hidden, sky=sky,
                  generator=generator)
@@ -188,7 +189,7 @@ def cost_volume(begin: Begin, *, views: Name = "toybox-multiview", turn: Name = 
     images, masks = cut_out(images)
     grid = texture_grid(levels, finest, begin.generator)
     return reconstructed(images, masks, cameras, network, begin.generator, sharpness, samples, grid, hidden, coloured,
-                         sky).to(begin.prior.device)
+                         sky, () if image is None else (0,)).to(begin.prior.device)
 
 
 @torch.no_grad()
