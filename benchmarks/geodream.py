@@ -13,6 +13,7 @@ from benchmarks import dreamflow
 from benchmarks.reconstruction import measure
 from dreamlab.costvolume import cut_out, hull
 from dreamlab.mesh import lattice, sample
+from dreamlab.methods.geodream import falling
 from dreamlab.metrics.shape import POINTS, true_points
 from dreamlab.metrics.truth import chamfer
 from dreamlab.noise import stream
@@ -33,8 +34,7 @@ START = partial(random_volume, samples=48, levels=4, finest=64, hidden=32)
 ARMS = {name: ("geodream", changes, until) for name, changes, until in (
     ("full", {}, None),
     ("no prior", {"neus.start": START}, "neus"),
-    ("fixed prior", {"neus.rates": {"grid": ((0.0, 1e-2), (0.175, 1e-2), (1.0, 2.1625e-3)),
-                                    "color": ((0.0, 3e-3), (0.175, 3e-3), (1.0, 6.4875e-4))}}, "neus"),
+    ("fixed prior", {"neus.rates": {"grid": falling(1e-2), "color": falling(3e-3)}}, "neus"),
     ("constant rate", {"neus.rates.volume": 1e-2}, "neus"),
     ("texture anew", {"neus.start.coloured": False}, "neus"),
     ("SDS", {"neus.rule": partial(SDS.for_prior, guidance=4.5, weight=balanced)}, "neus"),

@@ -24,12 +24,18 @@ from dreamlab.schedules import dca_lambda
 from dreamlab.sweep import read
 
 DATA = Path(__file__).parent / "data"
+RESULTS = Path(__file__).parents[2] / "benchmarks/results"
 ANY = torch.tensor([-1])  # the condition of a mixture prior that leaves the label free
 
 
 def stored(name: str) -> dict:
     """Results of a benchmark that takes too long for a notebook, as it stored them."""
     return json.loads((DATA / f"{name}.json").read_text())
+
+
+def benchmark(name: str) -> dict:
+    """What ``python -m benchmarks.NAME`` has stored beside the benchmarks, in a checkout."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def rows(name: str) -> list[dict]:

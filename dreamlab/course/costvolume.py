@@ -1,14 +1,13 @@
 """Self-checks and pictures of notebook 15: agreement as variance, the visual hull, and NeuS's opacity."""
-import json
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dreamlab import course
 from dreamlab.cameras import Cameras, Orbit, ring
 from dreamlab.costvolume import aggregate, hull, look, project
 from dreamlab.course import judge
@@ -21,12 +20,10 @@ from dreamlab.scenes.tets import clean
 from dreamlab.toybox.objects import Toy
 from dreamlab.toybox.render import render
 
-RESULTS = Path(__file__).parents[2] / "benchmarks/results"
-
 
 def benchmark() -> dict:
     """What ``python -m benchmarks.reconstruction`` has stored: the network beside the hull, all eight kinds."""
-    return json.loads((RESULTS / "reconstruction.json").read_text())
+    return course.benchmark("reconstruction")
 
 
 def plane(z: float, n: int = 96, bound: float = 0.8) -> tuple[Float[Tensor, "n"], Float[Tensor, "nn 3"]]:

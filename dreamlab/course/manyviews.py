@@ -1,26 +1,19 @@
 """Notebook 14: stored readings of multi-view priors, the sweep that compares one with the 2D prior, the exercises' checks."""
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from dreamlab.cameras import orbit
+from dreamlab.course import benchmark as benchmark  # for the notebook
 from dreamlab.course import judge, rows, sheet
 from dreamlab.noise import seeded
 from dreamlab.priors.multiview import Joined, camera_numbers
 from dreamlab.priors.zero123 import relative_pose
 
-RESULTS = Path(__file__).parents[2] / "benchmarks/results"
 ARMS = ("2D prior", "multi-view prior")  # of sweeps/multiview.toml
 Pair = dict[str, dict]  # arm -> row, of one prompt and seed
-
-
-def benchmark(name: str) -> dict:
-    """What ``python -m benchmarks.NAME`` has stored."""
-    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def pairs() -> list[Pair]:
