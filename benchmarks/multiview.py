@@ -5,8 +5,10 @@ Beside them what the same instrument reads of cases with known answers: the true
 order, turned, and of a toy without a face; and the prior with every view for itself (no joined attention).
 """
 import argparse
+import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -18,13 +20,15 @@ from dreamlab.export import to_uint8
 from dreamlab.files import write_json
 from dreamlab.metrics.views import Reading, read_views
 from dreamlab.noise import stream
-from dreamlab.priors.diffusion import DiffusionPrior
+from dreamlab.priors.base import Card
+from dreamlab.priors.diffusion import BUNDLED, DiffusionPrior
 from dreamlab.priors.multiview import sample_views
 from dreamlab.report import save_image
 from dreamlab.toybox.captions import caption
 from dreamlab.toybox.dataset import COLOUR_NAMES, GREY, KIND_NAMES
 from dreamlab.toybox.objects import HELD_OUT, Toy, lathe
 from dreamlab.toybox.render import render
+from dreamlab.toybox.training.multiview import train_multiview
 from dreamlab.types import Images
 
 PAIRS = [(kind, colour) for kind in KIND_NAMES for colour in COLOUR_NAMES]
@@ -65,6 +69,14 @@ def measure(views: Callable[[str, str], Images]) -> tuple[dict, dict[tuple[str, 
     return summary([*readings.values()]) | {"held_out": summary(held), "psnr_of_kinds": kinds}, pictures
 
 
+def ablations(out: Path = Path("runs/multiview"), steps: int = 2000) -> None:
+    """The priors of ``sweeps/multiview_ablations.toml``; a training that was interrupted goes on."""
+    bundled = BUNDLED["toybox-multiview"]
+    shutil.copytree(bundled / "unet", out / "alone/unet", dirs_exist_ok=True)
+    replace(Card.read(bundled), joined=1).write(out / "alone")
+    train_multiview(out, steps=steps, relative=True)
+
+
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -72,8 +84,12 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, help="default: what the prior's folder says")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/multiview.json"))
+    parser.add_argument("--ablations", action="store_true")
     parser.add_argument("--sheet", type=Path, default=Path("runs/multiview.png"))
     args = parser.parse_args()
+    if args.ablations:
+        with torch.enable_grad():
+            ablations()
     prior = DiffusionPrior.load(args.prior)
     guidance = args.guidance or prior.card.guidance
     result = {"prior": args.prior, "guidance": guidance, "steps": STEPS, "seed": args.seed, "date": str(date.today()),
@@ -91,7 +107,9 @@ def main() -> None:
     result["cpu_seconds_a_set"] = round((time.process_time() - start) / len(PAIRS), 2)
     result["prior's"], pictures = measure(lambda *pair: made[pair])
     result["attention off"] = measure(sampled(prior, guidance, args.seed, joined=1))[0]
-    for name in ("prior's", "attention off"):
+    if args.ablations:
+        result["relative cameras"] = measure(sampled(DiffusionPrior.load("runs/multiview/relative"), guidance, args.seed))[0]
+    for name in [name for name in ("prior's", "attention off", "relative cameras") if name in result]:
         print(f"{name:20s}", result[name], flush=True)
     print("CPU seconds a set:", result["cpu_seconds_a_set"])
     write_json(args.out, result)

@@ -14,6 +14,7 @@ from dreamlab.memory import estimate
 from dreamlab.methods import METHODS
 from dreamlab.metrics.views import read_views
 from dreamlab.noise import randn, seeded
+from dreamlab.priors.base import Card
 from dreamlab.priors.critic import LoRACritic
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.priors.multiview import NUMBERS, Joined, camera_numbers, read_mvdream, sample_views
@@ -66,6 +67,8 @@ def test_sixteen_numbers_of_a_camera():
     m = camera_numbers(cameras).view(9, 4, 4)
     assert torch.allclose(m[:, :3, :3], world[:, :3, :3] * torch.tensor([1.0, -1, -1]), atol=1e-5)
     assert torch.allclose(m[:, :3, 3] * cameras.radius[:, None], world[:, :3, 3], atol=1e-5)
+    turned = camera_numbers(orbit(cameras.azimuth_deg + 70, cameras.elevation_deg), cameras.azimuth_deg + 50)
+    assert torch.allclose(turned, camera_numbers(orbit([20.0] * 9, cameras.elevation_deg)), atol=1e-5)
     near, far = (camera_numbers(orbit(33.0, 10.0, r, fov)) for r, fov in ((1.0, 20.0), (5.0, 60.0)))
     assert torch.allclose(near, far, atol=1e-6)
 
@@ -125,6 +128,20 @@ def test_a_text_without_cameras_is_refused(prior):
     with pytest.raises(ValueError, match="widths.*camera.*let ViewPrompts say which camera"):
         prior.eps(x, torch.full((4,), 400), prior.embed(["a red mug"]))
     assert not isinstance(ViewPrompts(tiny("epsilon"), "a red mug")(ring(4)).positive, Condition)
+
+
+def test_cameras_in_a_frame_of_their_own():
+    """Told so, a prior cannot know how far a set is turned as a whole, and still knows how far apart its views are."""
+    own, absolute = multiview(), multiview()
+    own.card = Card(relative=True)
+    x, cameras = randn((8, *own.shape), seeded(0)), Rings().sample(8, seeded(1))
+    turned = orbit(cameras.azimuth_deg + 40, cameras.elevation_deg)
+    other = orbit(cameras.azimuth_deg + torch.tensor([0.0, 0, 40, 0, 0, 0, 0, 0]), cameras.elevation_deg)
+    out = predicted(own, x, cameras)
+    assert torch.allclose(predicted(own, x, turned), out, atol=1e-5)
+    assert (predicted(absolute, x, turned) - predicted(absolute, x, cameras)).abs().max() > 1e-3
+    moved = (predicted(own, x, other) - out).abs().amax((1, 2, 3))
+    assert (moved[:4] > 1e-4).all() and (moved[4:] < 1e-5).all()
 
 
 def test_a_critic_beside_a_multi_view_prior(prior):
@@ -301,6 +318,10 @@ def test_training_writes_a_prior(tmp_path, monkeypatch):
     far = [(x - theirs[name]).abs().max() for name, x in prior.unet.state_dict().items() if name in theirs]
     assert max(far) < 1e-3 and {k for k in prior.unet.state_dict() if k not in theirs} == {
         f"class_embedding.linear_{i}.{x}" for i in (1, 2) for x in ("weight", "bias")}
+    own = DiffusionPrior.load(training.train_multiview(tmp_path, steps=1, batch=8, relative=True))
+    bundled = DiffusionPrior.load("toybox-multiview").unet.state_dict()
+    assert own.card.relative and own.joined == 4
+    assert max((x - bundled[name]).abs().max() for name, x in own.unet.state_dict().items()) < 1e-3
     pictures = sample_views(prior, "a red mug", ring(8), seeded(0), steps=2)
     assert pictures.shape == (8, 64, 64, 3) and prior.joined == 4
     with pytest.raises(ValueError, match="is told no cameras and makes every view alone: load a multi-view prior"):

@@ -34,6 +34,7 @@ class Card:
     ``base``        the prior that the folder's adapter belongs to, which has all other weights.
     ``highest``     the largest t it was trained on, where that is not the last.
     ``joined``      how many views of one object it sees together, side by side in a batch (a multi-view prior).
+    ``relative``    whether it is told their cameras as if the first of them stood at the front, and so not where that is.
     """
 
     world: str | None = None
@@ -44,6 +45,7 @@ class Card:
     base: Name | None = None
     highest: Timestep | None = None
     joined: Count | None = None
+    relative: bool | None = None
 
     def __post_init__(self):
         check_fields(self)

@@ -18,7 +18,7 @@ from dreamlab.checks import Name, checked, finite, shown
 from dreamlab.files import Refused, check_finite, check_weights, load_weights, refuse
 from dreamlab.noise import Schedule
 from dreamlab.priors.base import MEND, Card, Prior
-from dreamlab.priors.multiview import MVDREAM, VIEWS, Joined, camera_numbers, read_mvdream
+from dreamlab.priors.multiview import MVDREAM, VIEWS, Joined, camera_numbers, first_of_each, read_mvdream
 from dreamlab.prompts import Cond, Condition, expand
 from dreamlab.types import Images, Sample, Steps
 
@@ -435,7 +435,8 @@ class DiffusionPrior(Prior):
         """The text with each camera's numbers, for a prior that reads them."""
         if "camera" not in self.reads:
             return cond
-        return Condition({"text": expand(cond, len(cameras)), "camera": camera_numbers(cameras).to(self.device)})
+        numbers = camera_numbers(cameras, first_of_each(cameras, self.joined) if self.card.relative else None)
+        return Condition({"text": expand(cond, len(cameras)), "camera": numbers.to(self.device)})
 
     def encode(self, images: Images) -> Sample:
         """Rendered (B, H, W, 3) in [0, 1] -> scaled latents, differentiable. Resized to the prior's resolution if need be.

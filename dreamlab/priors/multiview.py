@@ -23,14 +23,23 @@ VIEWS = 4  # of MVDream
 MVDREAM = ["mv_unet", "MultiViewUNetModel"]  # what its model_index.json takes the UNet from
 
 
-def camera_numbers(cameras: Cameras) -> Float[Tensor, "b 16"]:
+def camera_numbers(cameras: Cameras, front_deg: Float[Tensor, "b"] | None = None) -> Float[Tensor, "b 16"]:
     """MVDream's 16 numbers of a camera: the camera-to-world matrix, row by row, its columns right, up, backward and the
-    position, which is divided by its length. The world's z is up, and +x is the front, as here."""
+    position, which is divided by its length. The world's z is up, and +x is the front, as here, or the azimuth ``front_deg``.
+    """
     world = cameras.viewmats.transpose(1, 2).clone()  # the rotation's inverse; rows and columns of the position follow
     world[:, :3, 1:3] *= -1  # OpenCV's down and forward
     world[:, :3, 3] = torch.nn.functional.normalize(cameras.positions, dim=-1)
     world[:, 3] = torch.tensor([0.0, 0, 0, 1]).to(world)
+    if front_deg is not None:
+        (x, y), (cos, sin) = world[:, :2].unbind(1), (f(front_deg.deg2rad())[:, None] for f in (torch.cos, torch.sin))
+        world[:, :2] = torch.stack([cos * x + sin * y, cos * y - sin * x], 1)
     return world.flatten(1)
+
+
+def first_of_each(cameras: Cameras, joined: int) -> Float[Tensor, "b"]:
+    """The azimuth, in degrees, of the first camera of each one's set."""
+    return cameras.azimuth_deg[::joined].repeat_interleave(joined)[: len(cameras)]
 
 
 class Joined:

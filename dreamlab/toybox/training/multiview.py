@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from dreamlab.cameras import Cameras, Orbit, orbit
 from dreamlab.files import load_weights, writing
 from dreamlab.priors.diffusion import DiffusionPrior
-from dreamlab.priors.multiview import NUMBERS, Joined, camera_numbers
+from dreamlab.priors.multiview import NUMBERS, Joined, camera_numbers, first_of_each
 from dreamlab.toybox.captions import TEMPLATES, caption
 from dreamlab.toybox.dataset import COLOUR_NAMES, GREY, KIND_NAMES, TRAIN_COLOURS
 from dreamlab.toybox.objects import COLOURS, KINDS, Toy
@@ -76,9 +76,10 @@ class Turns:
         return self.latents[kind, colour, rig, place].float(), self.cameras(kind, rig, place), captions
 
 
-def train_multiview(out: Path, views: None = None, steps: int = 9000, batch: int = 16, seed: int = 7) -> Path:
+def train_multiview(out: Path, views: None = None, steps: int = 9000, batch: int = 16, seed: int = 7,
+                    relative: bool = False) -> Path:
     """MVDream's way (arXiv 2308.16512) on the bundled prior: text and cameras -> 4 or 8 views of one object. Returns its
-    folder.
+    folder. ``relative``: the bundled multi-view prior goes on, told cameras as if the first of a set stood at the front.
 
     One t a set, two thirds of them in [500, 999], where it is settled what is seen from where; the loss is min(1 + snr, 6)
     times the square error of the denoised latents. Sets are a ring of 4 views, in a third of the steps two rings; captions name
@@ -98,6 +99,8 @@ def train_multiview(out: Path, views: None = None, steps: int = 9000, batch: int
     assert not lacks.unexpected_keys and all(key.startswith("class_embedding.") for key in lacks.missing_keys)
     for leaf in unet.class_embedding.linear_2.parameters():
         leaf.data.zero_()
+    if relative:
+        unet.load_state_dict(DiffusionPrior.load("toybox-multiview").unet.state_dict())
     unet.to(device()).set_attn_processor(Joined())
     embedded: dict[str, Tensor] = {}
 
@@ -113,15 +116,17 @@ def train_multiview(out: Path, views: None = None, steps: int = 9000, batch: int
         t, z = t.repeat_interleave(joined).to(device()), z.to(device())
         eps = torch.randn(z.shape, generator=generator).to(z)
         text = torch.cat([embedded[text] for text in captions]).repeat_interleave(joined, 0)
+        numbers = camera_numbers(cameras, first_of_each(cameras, joined) if relative else None).to(z)
         with amp():
-            predicted = unet(prior.add_noise(z, eps, t), t, text, class_labels=camera_numbers(cameras).to(z),
+            predicted = unet(prior.add_noise(z, eps, t), t, text, class_labels=numbers,
                              cross_attention_kwargs={"views": joined}).sample.float()
         abar = prior.schedule.alphas_cumprod[t]
         snr = abar / (1 - abar)
         return ((predicted - eps).square().mean((1, 2, 3)) * (1 + snr).clamp_max(6) / snr).mean()
 
-    fit({"unet": unet}, loss, steps, 8e-4, out / "checkpoints/multiview.pt", ema=0.998, seed=seed)
-    folder = out / "multiview"
+    name = "relative" if relative else "multiview"
+    fit({"unet": unet}, loss, steps, 8e-4, out / f"checkpoints/{name}.pt", ema=0.998, seed=seed)
+    folder = out / name
     unet.half().save_pretrained(folder / "unet")
-    MULTIVIEW.write(folder)
+    (replace(MULTIVIEW, relative=True) if relative else MULTIVIEW).write(folder)
     return folder
