@@ -1,14 +1,18 @@
-"""DreamFlow's parts at the paper's size, without a GPU: ``python -m benchmarks.paper_parts`` writes results/paper_parts.json.
+"""A method's parts at the paper's size, without a GPU: ``python -m benchmarks.paper_parts`` writes results/paper_parts.json of
+DreamFlow, ``python -m benchmarks.paper_parts geodream`` results/paper_geodream.json.
 
-Scenes are made by the parts' own starts, of a ball where a part needs an earlier one. The networks have the published shapes
-and no numbers (torch's meta device), the LoRA critic is our own on them. Counted are parameters; bytes that stay: frozen
-networks in half precision, the scene and the LoRA each with gradient and Adam's two moments in float32; and the most that the
-tensors made by the networks hold at once (:class:`dreamlab.memory.Live`) in the dearest of a step's three moves: predicting
-with both texts, fitting the LoRA, and the autoencoder's encoding with its gradient. Renderers are not in it. What it says is an
-estimate of memory; seconds want a GPU.
+Scenes are made by the parts' own starts, of a ball where a part needs an earlier one. GeoDream's volume is made by One-2-3-45's
+network, at its size and with random weights, of random views from where the method has them; the networks that make those come
+first, as rows ``views`` and ``turn``. The networks have the published shapes and no numbers (torch's meta device), the LoRA
+critic is our own on them. Counted are parameters; bytes that stay: frozen networks in half precision, the scene and the LoRA
+each with gradient and Adam's two moments in float32; and the most that the tensors made by the networks hold at once
+(:class:`dreamlab.memory.Live`) in the dearest of a step's moves: predicting with both texts, fitting the LoRA, and the
+autoencoder's encoding with its gradient. Renderers are not in it, but for a NeuS of a ball: its drawing, with the gradient, is
+counted at 64 pixels and goes up with their number. What it says is an estimate of memory; seconds want a GPU.
 """
 import argparse
 import gc
+import time
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,20 +22,28 @@ from torch import nn
 
 from benchmarks.bench_rules import SD21
 from benchmarks.paper_size import VAE
+from dreamlab.cameras import orbit
+from dreamlab.costvolume import Geometry
 from dreamlab.files import write_json
 from dreamlab.memory import Live
-from dreamlab.methods.dreamflow import PAPER
+from dreamlab.methods import METHODS
 from dreamlab.noise import Schedule, stream
+from dreamlab.one2345 import One2345
+from dreamlab.pipeline import Part
 from dreamlab.priors.critic import LoRACritic
 from dreamlab.priors.diffusion import DiffusionPrior, quiet, unet_eps
+from dreamlab.priors.multiview import NUMBERS
+from dreamlab.priors.zero123 import CameraProjection
 from dreamlab.prompts import Condition
-from dreamlab.scenes import NeRF, Scene, Tets
+from dreamlab.scenes import NeRF, NeuS, Scene, Tets
 from dreamlab.scenes.base import Begin
 from dreamlab.scenes.nerf import HashGrid
 from dreamlab.scenes.tets import within
+from dreamlab.scenes.textured import texture_grid
 from dreamlab.settings import options
+from dreamlab.viewpoints import cameras_of
 
-# Of stabilityai/stable-diffusion-2-1-base and stable-diffusion-xl-refiner-1.0; everything else is the libraries' default
+# Of Stable Diffusion 2.1 base and XL's refiner, MVDream and Zero123-XL; everything else is the libraries' default
 TEXT = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16,
         "hidden_act": "gelu"}
 XL_UNET = {
@@ -42,33 +54,71 @@ XL_UNET = {
     "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2560}
 XL_TEXT = TEXT | {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32,
                   "num_attention_heads": 20, "projection_dim": 1280}
+MVDREAM, ZERO123 = "ashawkey/mvdream-sd2.1-diffusers", "bennyguo/zero123-xl-diffusers"
+UNETS = {"sdxl-refiner": XL_UNET,
+         MVDREAM: SD21 | {"class_embed_type": "projection", "projection_class_embeddings_input_dim": NUMBERS},
+         ZERO123: {"sample_size": 32, "in_channels": 8, "out_channels": 4, "cross_attention_dim": 768, "attention_head_dim": 8}}
+VISION = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+          "patch_size": 14, "projection_dim": 768}
+FILES = {"dreamflow": "paper_parts.json", "geodream": "paper_geodream.json"}
+MADE_AT = 256  # pixels of source views
 
 
 def network(name: str, size: int) -> tuple[DiffusionPrior, int]:
-    """A prior of the paper's by its name, on the meta device, for latents of that size; and its text encoder's parameters."""
+    """A prior of the paper's by its name, on the meta device, for latents of that size; and the parameters of its encoder of
+    texts, or of pictures with the projection of cameras."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+    from transformers import (
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTextModelWithProjection,
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+    )
 
     xl = name == "sdxl-refiner"
     with quiet(), torch.device("meta"):
-        unet, vae = UNet2DConditionModel(**XL_UNET if xl else SD21).half(), AutoencoderKL(**VAE).half()
-        text = CLIPTextModelWithProjection(CLIPTextConfig(**XL_TEXT)) if xl else CLIPTextModel(CLIPTextConfig(**TEXT))
+        unet, vae = UNet2DConditionModel(**UNETS.get(name, SD21)).half(), AutoencoderKL(**VAE).half()
+        if name == ZERO123:
+            text = nn.ModuleList([CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION)), CameraProjection()])
+        else:
+            text = CLIPTextModelWithProjection(CLIPTextConfig(**XL_TEXT)) if xl else CLIPTextModel(CLIPTextConfig(**TEXT))
     scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     prior = DiffusionPrior(SimpleNamespace(unet=unet, vae=vae, scheduler=scheduler, vae_scale_factor=8,
                                            **{"text_encoder_2" if xl else "text_encoder": nn.Identity()}))
     prior.shape, prior.schedule = (4, size, size), Schedule.scaled_linear()  # with numbers, to be compared
+    if name == ZERO123:
+        prior.reads["seen"] = size
     return prior, sum(p.numel() for p in text.parameters())
 
 
-def scene(name: str, prior: DiffusionPrior, earlier: dict[str, Scene]) -> Scene:
-    """The scene of a part at the paper's size: by its start, but for the mesh, which here begins as a ball."""
-    part, begin = PAPER[name], Begin("", prior, stream(0, "start"), lambda of: earlier[of])
+@torch.no_grad()
+def neus(about: dict, ball: bool = False) -> NeuS:
+    """One-2-3-45's volume of random views, and the network that reads it; or a ball of the same sizes."""
+    generator = stream(0, "start")
+    grid = texture_grid(about["levels"], about["finest"], generator)
+    if ball:
+        volume, geometry = torch.zeros(16, 150, 150, 150), Geometry()
+    else:
+        cameras = cameras_of(about["viewpoints"](generator), about["fov_deg"])
+        images = torch.rand(len(cameras), MADE_AT, MADE_AT, 3, generator=generator)
+        network = One2345(first=cameras[:1]).eval()
+        volume, geometry = network([(images, torch.ones_like(images[..., :1]), cameras)])[0], network.geometry
+    return NeuS(volume, geometry, about["sharpness"], about["samples"], grid, about["hidden"], sky=about["sky"],
+                generator=generator)
+
+
+def scene(part: Part, prior: DiffusionPrior, earlier: dict[str, Scene]) -> Scene:
+    """The scene of a part at the paper's size: by its start, but for a NeuS, and for the mesh, which here begins as a ball."""
+    begin, about = Begin("", prior, stream(0, "start"), lambda of: earlier[of]), options(part.start)
+    if part.scene is NeuS:
+        return neus({name: value for name, (_, value) in about.items()})
     if part.scene is not Tets:
         return part.start(begin)
-    field: NeRF = earlier["nerf"]
+    field: NeRF | NeuS = earlier[about["of"][1]]
     box = torch.tensor([[-1.0] * 3, [1.0] * 3])
     grid = HashGrid(**field.grid.config, generator=begin.generator)
-    return Tets(within(box, options(part.start)["cells"][1] + 1).norm(dim=-1) - 0.5, box, grid, field.hidden, field.radius,
+    return Tets(within(box, about["cells"][1] + 1).norm(dim=-1) - 0.5, box, grid, field.hidden, field.radius,
                 begin.generator)
 
 
@@ -80,10 +130,13 @@ def most(move) -> int:
     return live.most
 
 
-def moves(prior: DiffusionPrior, critic: LoRACritic | None, views: int, pixels: int) -> dict[str, int]:
-    """Bytes of each move of a step."""
+def moves(prior: DiffusionPrior, critic: LoRACritic | None, views: int, pixels: int, learns: bool = True) -> dict[str, int]:
+    """Bytes of each move of a step; of one of sampling, where nothing ``learns``."""
     def condition(n: int) -> Condition:
-        shapes = {"text": (77, prior.reads["text"]), **{k: (v,) for k, v in prior.reads.items() if k != "text"}}
+        shapes = {k: (v,) for k, v in prior.reads.items()} | {
+            "text": (1 if "seen" in prior.reads else 77, prior.reads["text"])}
+        if "seen" in shapes:
+            shapes["seen"] = prior.shape
         return Condition({k: torch.empty(n, *shape, device="meta") for k, shape in shapes.items()})
 
     def noisy(n: int) -> tuple:
@@ -95,56 +148,93 @@ def moves(prior: DiffusionPrior, critic: LoRACritic | None, views: int, pixels: 
 
     def fit():
         x_t, t, cond = noisy(views)
-        unet_eps(critic.base, critic.unet.half(), x_t, t, cond).square().mean().backward()  # autocast knows no meta device
+        more = {"class_labels": torch.empty(views, NUMBERS, device="meta", dtype=torch.half)} if critic.camera else {}
+        fitted = critic.unet.half()  # autocast knows no meta device
+        unet_eps(critic.base, fitted, x_t, t, cond, **more).square().mean().backward()
 
     def encode():
         images = torch.empty(views, 3, pixels, pixels, dtype=prior.vae.dtype, device="meta", requires_grad=True)
         prior.vae.encode(images).latent_dist.mean.sum().backward()
 
-    return {"predict": most(predict)} | ({"fit": most(fit)} if critic else {}) | {"encode": most(encode)}
+    return {"predict": most(predict)} | ({"fit": most(fit)} if critic else {}) | ({"encode": most(encode)} if learns else {})
 
 
-def measure() -> list[dict]:
+def draws(about: dict, pixels: int, small: int = 64) -> int:
+    """Bytes of drawing a ball as a NeuS, with the gradient."""
+    ball = neus(about, ball=True)
+    camera = orbit(30.0, radius=2.5, fov_deg=50.0)
+    return most(lambda: ball.render(camera, small, None).rgb.sum().backward()) * (pixels // small) ** 2
+
+
+def makers(about: dict) -> list[dict]:
+    """A row for each prior that makes source views: how many at once, at the guidance of sampling."""
+    listed, rows = about["viewpoints"](stream(0, "start")), []
+    together = sum(view.of == i for i, view in enumerate(listed))
+    most_of_one = max(sum(view.of == of for view in listed) - 1 for of in range(together))
+    for name, views in (("views", together), ("turn", most_of_one)):
+        prior, text = network(about[name], MADE_AT // 8)
+        frozen = {"unet": prior.unet.num_parameters(), "vae": prior.vae.num_parameters(), "text_encoder": text}
+        prior.joined = views
+        peaks, stays = moves(prior, None, views, MADE_AT, learns=False), 2 * sum(frozen.values())
+        rows.append({
+            "part": name, "prior": about[name], "scene": "", "render": MADE_AT, "latents": list(prior.shape), "views": views,
+            "steps": 0, "parameters": frozen, "lora": 0, "leaves": 0, "stays_gb": round(stays / 1e9, 2),
+            "moves_gb": {k: round(v / 1e9, 2) for k, v in peaks.items()},
+            "about_gb": round((stays + max(peaks.values())) / 1e9, 1)})
+    return rows
+
+
+def measure(parts: dict[str, Part]) -> list[dict]:
     """A row for each part."""
     rows, made = [], {}
-    for name, part in PAPER.items():
+    for name, part in parts.items():
+        about = {name: value for name, (_, value) in options(part.start).items()}
+        if part.scene is NeuS:
+            rows += makers(about)
         xl = part.prior == "sdxl-refiner"
         pixels = 1024 if xl else 512  # what the prior is shown, whatever is rendered
         prior, text = network(part.prior, pixels // 8)
-        made[name] = scene(name, prior, made)
+        start = time.perf_counter()
+        made[name], begun = scene(part, prior, made), time.perf_counter() - start
         critic = base = None
-        if "base" in (chosen := options(options(part.rule)["critic"][1])):
+        rule = {name: value for name, (_, value) in options(part.rule).items()}
+        if "base" in (chosen := options(rule.get("critic"))):
             base = chosen["base"][1]
             other = network(base, pixels // 8)[0] if base else None
-            critic = LoRACritic(prior, base=other)
+            critic = LoRACritic(prior, base=other, camera=chosen["camera"][1])
         learnt = sum(p.numel() for p in critic.learner.parameters.values()) if critic else 0
         leaves = sum(p.numel() for p in made[name].parameters().values())
         frozen = {"unet": prior.unet.num_parameters(), "vae": prior.vae.num_parameters(), "text_encoder": text}
         if base:
             frozen["critic's unet"] = critic.base.unet.num_parameters()
         peaks = moves(prior, critic, part.views, pixels)
+        if part.scene is NeuS:
+            peaks["draw"] = draws(about, part.resolution)
         stays = 2 * sum(frozen.values()) + 16 * (learnt + leaves)
         rows.append({
             "part": name, "prior": part.prior, "scene": type(made[name]).__name__, "render": part.resolution,
-            "latents": list(prior.shape), "views": part.views, "steps": options(part.rule)["grid"][1].steps,
+            "latents": list(prior.shape), "views": part.views, "steps": part.steps,
             "parameters": frozen, "lora": learnt, "leaves": leaves, "stays_gb": round(stays / 1e9, 2),
             "moves_gb": {k: round(v / 1e9, 2) for k, v in peaks.items()},
-            "about_gb": round((stays + max(peaks.values())) / 1e9, 1)})
+            "about_gb": round((stays + max(peaks.values())) / 1e9, 1)} | (
+                {"start_seconds": round(begun, 1)} if part.scene is NeuS else {}))
     return rows
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results/paper_parts.json")
+    parser.add_argument("method", nargs="?", choices=FILES, default="dreamflow")
+    parser.add_argument("--json", type=Path, help="default: in benchmarks/results")
     args = parser.parse_args(arguments)
-    rows = measure()
+    rows = measure(METHODS[args.method].paper)
     print("part       scene       px    latents     steps   UNet M    LoRA M  leaves M   stays GB   a step GB   about GB")
     for r in rows:
         shape = "x".join(map(str, r["latents"]))
         print(f"{r['part']:10s} {r['scene']:10s} {r['render']:5d} {shape:>12s} {r['steps']:7d} "
               f"{r['parameters']['unet'] / 1e6:8.1f} {r['lora'] / 1e6:9.2f} {r['leaves'] / 1e6:9.2f} {r['stays_gb']:10.2f} "
               f"{max(r['moves_gb'].values()):11.2f} {r['about_gb']:10.1f}")
-    write_json(args.json, {"date": str(date.today()), "torch": torch.__version__, "rows": rows})
+    path = args.json or Path(__file__).parent / "results" / FILES[args.method]
+    write_json(path, {"date": str(date.today()), "torch": torch.__version__, "rows": rows})
     return 0
 
 

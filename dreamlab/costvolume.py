@@ -175,7 +175,7 @@ class Geometry(nn.Module):
 
     def __init__(self, channels: int = 16, octaves: int = 6, width: int = 128):
         super().__init__()
-        self.octaves = octaves
+        self.octaves, self.config = octaves, {"channels": channels, "octaves": octaves, "width": width}
         self.layers = nn.ModuleList([nn.Linear(3 + 6 * octaves, width), nn.Linear(width + channels, width),
                                      nn.Linear(width + channels, width)])
         nn.init.zeros_(self.layers[-1].weight[0])

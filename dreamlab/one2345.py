@@ -210,16 +210,14 @@ class LatentSDFLayer(nn.Module):
 
 
 class WorldSDF(nn.Module):
-    """f_g in our world, called as :class:`dreamlab.costvolume.Geometry` is."""
+    """f_g in our world, called as :class:`dreamlab.costvolume.Geometry` is; new where no ``layer`` is given."""
 
-    def __init__(self, layer: LatentSDFLayer, frame: Float[Tensor, "3 3"]):
+    config = {"channels": 16, "published": "one-2-3-45"}
+
+    def __init__(self, layer: LatentSDFLayer | None = None, frame: Float[Tensor, "3 3"] | None = None):
         super().__init__()
-        self.layer = layer
-        self.register_buffer("frame", frame)
-
-    @property
-    def layers(self) -> list[WeightNormed]:
-        return [self.layer.lin0, self.layer.lin1, self.layer.lin2]
+        self.layer = LatentSDFLayer() if layer is None else layer
+        self.register_buffer("frame", torch.eye(3) if frame is None else frame)
 
     def forward(self, points: Float[Tensor, "p 3"],
                 v: Float[Tensor, "p 16"]) -> tuple[Float[Tensor, "p"], Float[Tensor, "p 127"]]:

@@ -37,7 +37,8 @@ CHOICES: dict[str, dict[str, Any]] = {
 }
 GIVEN = {"seed"}  # by the run, never by settings
 # Options that are younger than stored results, at the values that make the runs of before: their tags stay what they were
-ADDED = [("SDS", "rescale", 0.0), ("Sparse", "opaque", 0.0), ("Sparse", "since", 0.0)]
+ADDED = [("SDS", "rescale", 0.0), ("Sparse", "opaque", 0.0), ("Sparse", "since", 0.0), ("cost_volume", "fov_deg", 40.0),
+         *((rule, "critic", {"is": "lora", "base": None, "camera": False}) for rule in ("VSD", "ASD"))]
 
 
 def owner(thing: partial) -> Any:
@@ -192,8 +193,8 @@ def describe(thing) -> Any:
         return [describe(value) for value in thing]
     if thing is None or isinstance(thing, str | int | float):
         return thing
-    kind, found = name_of(thing), options(thing).items()
-    return {"is": kind} | {name: describe(value) for name, (_, value) in found if (kind, name, value) not in ADDED}
+    kind, found = name_of(thing), {name: describe(value) for name, (_, value) in options(thing).items()}
+    return {"is": kind} | {name: value for name, value in found.items() if (kind, name, value) not in ADDED}
 
 
 def difference(mine, others) -> dict[str, Any]:

@@ -3,18 +3,25 @@
 Azimuth 0 is the front, 90 the object's left. A list of viewpoints is made by calling an object with a generator; the first four
 of it, or the first alone, are the references.
 """
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
 
-from dreamlab.cameras import Cameras, orbit
+from dreamlab.cameras import Cameras, Fov, orbit
 from dreamlab.checks import Range, check_fields
+from dreamlab.costvolume import cut_out
 from dreamlab.pictures import load_picture
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.priors.multiview import sample_views
 from dreamlab.priors.zero123 import Zero123
+from dreamlab.priors.zero123plus import Zero123Plus
 from dreamlab.prompts import Prompt
 from dreamlab.types import Images
 
@@ -51,13 +58,20 @@ class Circle:
 @dataclass(frozen=True)
 class Official:
     """The 14 views of the official code: MVDream's four, said to be at elevation 0, and ten of the 24 that Zero123++ makes of
-    them (relative azimuths 30, 90, ..., 330, at elevations 30 and -20 in turn). None is made of the front."""
+    them (relative azimuths 30, 90, ..., 330, at elevations ``high_deg`` and ``low_deg`` in turn: 30 and -20 in its version 1.1,
+    20 and -10 in 1.2). None is made of the front."""
+
+    high_deg: Low = 30.0
+    low_deg: Low = -20.0
+
+    def __post_init__(self):
+        check_fields(self)
 
     def __call__(self, generator: torch.Generator) -> list[Viewpoint]:
-        made = {1: [(120, 30), (240, 30), (300, -20), (0, 30), (60, -20)], 2: [(150, -20)],
-                3: [(300, 30), (0, -20), (60, 30), (240, -20)]}
+        made = {1: (120, 240, 300, 0, 60), 2: (150,), 3: (300, 0, 60, 240)}
         return [Viewpoint(90.0 * i, 0.0, i) for i in range(4)] + [
-            Viewpoint(float(azimuth), float(height), of) for of, views in made.items() for azimuth, height in views]
+            Viewpoint(float(azimuth), self.low_deg if (azimuth - 90 * of - 30) // 60 % 2 else self.high_deg, of)
+            for of, views in made.items() for azimuth in views]
 
 
 @dataclass(frozen=True)
@@ -101,40 +115,71 @@ class Around:
 LISTS = {"Circle": Circle(), "Official": Official(), "Near": Near(), "Around": Around()}
 
 
-def cameras_of(views: list[Viewpoint], **more) -> Cameras:
-    """``more``: as of :func:`dreamlab.cameras.orbit`."""
-    return orbit([v.azimuth_deg for v in views], [v.elevation_deg for v in views], **more)
+def cameras_of(views: list[Viewpoint], fov_deg: float = 40.0) -> Cameras:
+    """They stand where the toybox's field of view of 40 degrees has a distance of 2.4, another one as wide a middle."""
+    radius = 2.4 * math.tan(math.radians(20.0)) / math.tan(math.radians(fov_deg / 2))
+    return orbit([v.azimuth_deg for v in views], [v.elevation_deg for v in views], radius, fov_deg)
+
+
+class Turned:
+    """Views of a picture by an image prior: a Zero123, or the folder of a Zero123++. ``side``: of the pictures it knows, in
+    pixels, and ``grey`` what they are over: white for a published Zero123."""
+
+    def __init__(self, name: str, device: str | torch.device):
+        self.six = Zero123Plus.load(name, device) if (Path(name) / "vision_encoder").is_dir() else None
+        self.prior = None if self.six else Zero123.load(name, device)
+        self.side = self.six.side if self.six else self.prior.resolution
+        self.toy = self.prior is not None and self.prior.card.world == "toybox"
+        self.grey = 0.5 if self.toy or self.six else 1.0
+
+    def __call__(self, picture: Float[Tensor, "p q 3"], cameras: Cameras, seen: Cameras,
+                 generator: torch.Generator) -> Images:
+        """What ``cameras`` see of the object that the camera ``seen`` has in the picture. ValueError where a Zero123++, whose
+        six views are fixed, is asked for another."""
+        if not self.toy:  # as the published priors know pictures, whatever was behind the object
+            white, mask = cut_out(picture[None])
+            picture = (white - (1 - mask) * (1 - self.grey))[0]
+        if self.prior:
+            return sample_views(self.prior, picture, cameras, generator, seen=seen)
+        past = (cameras.azimuth_deg - seen.azimuth_deg).remainder(360)
+        which = ((past - 30) / 60).round()
+        if (off := (past - 30 - 60 * which).abs()).max() > 1:
+            raise ValueError(f"Zero123++ makes views 30, 90, ... and 330 degrees past its picture, got {past[off.argmax()]:g}: "
+                             'take viewpoints "Official", or a Zero123')
+        return self.six.views(picture, generator)[which.long()]
 
 
 @torch.no_grad()
 def source_views(prompt: str, points: Callable[[torch.Generator], list[Viewpoint]], generator: torch.Generator,
                  views: str = "toybox-multiview", turn: str = "toybox-zero123", image: str | None = None,
-                 guidance: float | None = None, device: str | torch.device = "cpu") -> tuple[Images, Cameras]:
-    """Pictures (n, h, w, 3) of one object from a list of viewpoints, and their cameras.
+                 guidance: float | None = None, device: str | torch.device = "cpu",
+                 fov_deg: Fov = 40.0) -> tuple[Images, Cameras]:
+    """Pictures (n, h, w, 3) of one object from a list of viewpoints, and their cameras, which have ``fov_deg``.
 
     A multi-view prior ``views`` makes all references of the prompt together; a 2D prior makes a front view, or the file
     ``image`` is one, and then the first view is the only reference. The image prior ``turn`` makes the other views, those of
-    one reference together.
+    one reference together, as large as the references.
     """
     listed = points(generator)
-    cameras, found = cameras_of(listed), {}
-    if image is not None:
-        found = {0: load_picture(image)}
+    cameras, prior = cameras_of(listed, fov_deg), None if image is not None else DiffusionPrior.load(views, device)
+    together = prior is not None and "camera" in prior.reads
+    own = [i for i, view in enumerate(listed) if view.of == i] if together else [0]
+    turned = Turned(turn, device) if len(own) < len(listed) else None  # before any work, as it may not be there
+    if together:
+        made = sample_views(prior, prompt, cameras[own], generator, guidance)
+    elif prior is not None:
+        front, scale = prior.embed([f"{prompt}, front view"]), guidance or prior.card.guidance or 7.5
+        made = prior.decode(prior.sample(Prompt(front, prior.null), 1, generator, scale))
     else:
-        prior = DiffusionPrior.load(views, device)
-        if "camera" in prior.reads:
-            own = [i for i, view in enumerate(listed) if view.of == i]
-            found = dict(zip(own, sample_views(prior, prompt, cameras_of([listed[i] for i in own]), generator, guidance),
-                             strict=True))
-        else:
-            front, scale = prior.embed([f"{prompt}, front view"]), guidance or prior.card.guidance or 7.5
-            found = {0: prior.decode(prior.sample(Prompt(front, prior.null), 1, generator, scale))[0]}
+        made = load_picture(image, turned.side, turned.grey)[None]
+    found, size = dict(zip(own, made, strict=True)), made.shape[1:3]
     left: dict[int, list[int]] = {}
     for i, view in enumerate(listed):
         if i not in found:
-            left.setdefault(view.of if view.of in found and view.of != i else 0, []).append(i)
-    prior = Zero123.load(turn, device) if left else None
+            left.setdefault(view.of if view.of in own else 0, []).append(i)
     for of, some in left.items():
-        made = sample_views(prior, found[of], cameras_of([listed[i] for i in some]), generator, seen=cameras[of : of + 1])
+        made = turned(found[of], cameras[some], cameras[of : of + 1], generator)
+        if made.shape[1:3] != size:
+            made = F.interpolate(made.movedim(-1, 1), size, mode="bilinear", antialias=True).movedim(1, -1)
         found |= dict(zip(some, made, strict=True))
     return torch.stack([found[i].cpu() for i in range(len(listed))]), cameras

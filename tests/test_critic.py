@@ -9,7 +9,7 @@ from dreamlab.cameras import orbit
 from dreamlab.learner import Learner
 from dreamlab.noise import Schedule, randn, seeded
 from dreamlab.priors.base import Card
-from dreamlab.priors.critic import EmbeddingCritic, ExactCritic, LoRACritic, comparable, default_critic
+from dreamlab.priors.critic import EmbeddingCritic, ExactCritic, LoRACritic, comparable
 from dreamlab.priors.mixture import GaussianMixturePrior
 from dreamlab.rules import APFO, ASD, LODS, VSD
 
@@ -346,8 +346,9 @@ def test_what_each_rule_fits_its_critic_with(rule):
     assert pull == (-0.75 if rule is ASD else 0.0) and critic.fits == 1
 
 
-def test_default_critic_is_lora_where_there_is_a_unet():
-    assert isinstance(default_critic(prior("eps")), LoRACritic) and isinstance(default_critic(pixels()), ExactCritic)
+def test_without_a_unet_lora_is_the_exact_critic():
+    assert isinstance(VSD.for_prior(prior("eps")).critic, LoRACritic)
+    assert isinstance(VSD.for_prior(pixels()).critic, ExactCritic)
 
 
 def test_comparable_priors_share_samples_and_schedule():

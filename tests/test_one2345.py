@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from dreamlab import scenes
 from dreamlab.cameras import orbit
 from dreamlab.costvolume import centres, sample
 from dreamlab.files import Refused
@@ -28,6 +29,8 @@ from dreamlab.one2345 import (
     read_checkpoint,
     to_theirs,
 )
+from dreamlab.scenes.nerf import HashGrid
+from dreamlab.scenes.neus import NeuS, network_of
 
 OFFSETS = [(x, y, z) for z in (-1, 0, 1) for y in (-1, 0, 1) for x in (-1, 0, 1)]  # the order of torchsparse 1.4
 
@@ -287,7 +290,8 @@ def test_distances_are_those_of_the_formula():
     network.sdf_network_lod0["sdf_layer"] = layer
     sdf, more = network.geometry(points @ frame(first).inverse().T, v)
     assert torch.allclose(sdf * 1.2 / 1.34 / first.radius, h[:, 0], atol=1e-4) and torch.allclose(more, h[:, 1:], atol=1e-4)
-    assert [(line.in_features, line.out_features) for line in network.geometry.layers] == [(39, 128), (144, 128), (144, 128)]
+    lines = [*network.geometry.layer.children()]
+    assert [(line.in_features, line.out_features) for line in lines] == [(39, 128), (144, 128), (144, 128)]
 
 
 def test_a_volume_is_read_where_its_voxels_are():
@@ -370,6 +374,26 @@ def test_a_checkpoint_comes_back(tmp_path):
     assert (changed - volume).abs().max() > 1e-3
     save_file({key: x.half() for key, x in tensors.items()}, file)
     assert all(x.dtype == torch.float32 for x in read_checkpoint(file).state_dict().values())
+
+
+def test_a_scene_of_it(tmp_path):
+    """NeuS takes its volume and network, and comes back from its file; a wrong name of a file is said by its reader."""
+    network, sets = small(), views()
+    scene = NeuS(network([sets])[0], network.geometry, 40.0, 16, HashGrid(2, entries=2**10), 8, generator=seeded(0))
+    points = torch.rand(9, 3, generator=seeded(3)) - 0.5
+    assert torch.equal(scene.sdf(points), network.sdf(scene.volume, points))
+    image = scene.render(orbit(30.0), 16, torch.ones(3))
+    assert torch.autograd.grad(image.alpha.sum(), scene.volume)[0].norm() > 0
+    scene.save(tmp_path / "neus.safetensors")
+    again = scenes.load(tmp_path / "neus.safetensors")
+    assert torch.equal(again.render(orbit(30.0), 16, torch.ones(3)).rgb, image.rgb)
+    with pytest.raises(ValueError, match="reads 16 channels of a volume, got 5"):
+        NeuS(torch.zeros(5, 8, 8, 8), network.geometry)
+    save_file(weights(), file := tmp_path / "lod0.safetensors")
+    found = network_of(str(file), sets[2])
+    assert isinstance(found, One2345) and torch.equal(found.frame, frame(sets[2]))
+    with pytest.raises(FileNotFoundError, match="gone.safetensors.*: make it of One-2-3-45's lod0 checkpoint"):
+        network_of(str(tmp_path / "gone.safetensors"), sets[2])
 
 
 @pytest.mark.parametrize(("change", "message"), [

@@ -82,8 +82,25 @@ def test_dreamflows_parts_have_the_published_networks():
     assert rows[0]["lora"] == sum(p.numel() for p in critic.learner.parameters.values()) > 0 == rows[1]["lora"]
     made: dict = {}
     for name in ("nerf", "geometry"):
-        made[name] = paper_parts.scene(name, prior, made)
+        made[name] = paper_parts.scene(PAPER[name], prior, made)
     tables = sum(min((int(16 * 256 ** (level / 15) + 1e-6) + 1) ** 3, 2**19) * 4 for level in range(16))
     assert rows[0]["leaves"] - tables == sum(p.numel() for p in made["nerf"].mlps.parameters())
     assert sum(p.numel() for p in made["geometry"].parameters().values()) == rows[1]["leaves"]
     assert len(made["geometry"].shape["start"]) == 129
+
+
+def test_geodreams_parts_have_the_published_networks():
+    """Those that make its views, Stable Diffusion 2.1's with a critic that embeds cameras, and a volume of 16 x 150^3."""
+    parts, rows = METHODS["geodream"].paper, json.loads(
+        (Path(paper_parts.__file__).parent / "results/paper_geodream.json").read_text())["rows"]
+    assert [row["part"] for row in rows] == ["views", "turn", *parts]
+    for row, unet in zip(rows, (867_572_164, 859_532_484, 865_910_724, 865_910_724, 865_910_724), strict=True):
+        assert row["parameters"]["unet"] == unet and row["parameters"]["vae"] == 83_653_863
+    for name in (paper_parts.MVDREAM, paper_parts.ZERO123):
+        prior, _ = paper_parts.network(name, 32)
+        assert set(paper_parts.moves(prior, None, 4, 256, learns=False)) == {"predict"}
+    ball = paper_parts.neus({k: v for k, (_, v) in options(parts["neus"].start).items()}, ball=True)
+    assert sum(p.numel() for p in ball.parameters().values()) == rows[2]["leaves"] > 16 * 150**3
+    assert rows[2]["lora"] > rows[0]["lora"] == rows[3]["lora"] == 0
+    for row, part in zip(rows[2:], parts.values(), strict=True):
+        assert (row["steps"], row["render"], row["views"]) == (part.steps, part.resolution, part.views)

@@ -1,4 +1,6 @@
 """Which views a cost volume is made of, and a user's own picture."""
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from dreamlab.pictures import load_picture
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.toybox.objects import Toy
 from dreamlab.toybox.render import render
-from dreamlab.viewpoints import Around, Circle, Near, Official, source_views
+from dreamlab.viewpoints import Around, Circle, Near, Official, cameras_of, source_views
 
 
 def test_the_official_list():
@@ -22,6 +24,8 @@ def test_the_official_list():
         (0, -20), (60, 30), (240, -20)]
     made = [(v.of, (v.azimuth_deg - 90 * v.of) % 360, v.elevation_deg) for v in listed[4:]]
     assert {of for of, *_ in made} == {1, 2, 3}  # none of the front
+    again = [v.elevation_deg for v in Official(20.0, -10.0)(seeded(0))]
+    assert again == [{30: 20, -20: -10, 0: 0}[v.elevation_deg] for v in listed]
     assert all(turn in (30, 90, 150, 210, 270, 330) and up == (30 if turn % 120 == 30 else -20) for _, turn, up in made)
 
 
@@ -34,6 +38,18 @@ def test_the_lists_of_the_appendix():
     around = Around(count=60)(seeded(1))
     assert around[0] == (0, 15, 0) and around[-1] == (180, 15, 0) and all(v.of == 0 for v in around)
     assert all(abs(v.elevation_deg - 15) < 30 for v in around) and max(v.azimuth_deg for v in around) > 300
+
+
+def test_a_field_of_view_has_its_distance():
+    """A point to the right of the middle is as far out in the picture, whatever the field of view; 40 degrees stand at 2.4."""
+    listed = Circle(4)(seeded(0))
+    for fov in (40.0, 49.13, 20.0):
+        cameras = cameras_of(listed, fov)
+        right, eye = cameras.viewmats[:, 0, :3], cameras.radius
+        out = cameras.Ks(100)[:, 0, 0] / eye
+        assert torch.allclose(out, torch.full((4,), 50 / (2.4 * math.tan(math.radians(20)))), rtol=1e-6)
+        assert torch.allclose((right * cameras.positions).sum(-1), torch.zeros(4), atol=1e-6)
+    assert cameras_of(listed).radius.tolist() == [torch.tensor(2.4).item()] * 4
 
 
 def test_circles():

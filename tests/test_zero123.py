@@ -21,6 +21,7 @@ from dreamlab.toybox.objects import Toy
 from dreamlab.toybox.render import render
 from dreamlab.toybox.training import multiview
 from dreamlab.toybox.training import zero123 as training
+from dreamlab.viewpoints import Around, Turned, source_views
 
 
 def test_the_pose_of_zero123():
@@ -100,6 +101,26 @@ def test_the_picture_is_seen_and_guidance_is_without_it(prior):
     assert (ya[0] - a.eps(x[:1], t[:1], ViewPrompts(a, "", views=False)(orbit(180.0)).positive)[0][0]).abs().max() > 1e-3
     views = sample_views(prior, PICTURE, ring(2), seeded(0), 3.0, 2, seen=orbit(0.0, 5.0))
     assert views.shape == (2, 16, 16, 3) and views.min() >= 0 and views.max() <= 1
+
+
+def test_as_the_turning_prior_of_a_list(folder, prior, monkeypatch):
+    """A published one sees its picture at its own size over white, whatever was behind the object; what it makes is as large
+    as the references; and one that is missing is said before a view is made."""
+    seen = []
+    monkeypatch.setattr(Zero123, "of", lambda self, picture, camera, of=Zero123.of: seen.append(picture) or of(self, picture,
+                                                                                                              camera))
+    turned = Turned(str(folder), "cpu")
+    assert turned.side == prior.resolution and turned.grey == 1.0 and Turned("toybox-zero123", "cpu").grey == 0.5
+    square = torch.full((16, 16, 3), 0.3)
+    square[5:11, 5:11] = torch.tensor([0.9, 0.1, 0.2])
+    assert turned(square, ring(3), orbit(0.0, 5.0), seeded(0)).shape == (3, 16, 16, 3)
+    assert (seen[0][:4] == 1).all() and torch.equal(seen[0][6:10, 6:10], square[6:10, 6:10])
+    views, _ = source_views("a red mug", Around(2), seeded(0), "toybox", str(folder))
+    assert views.shape == (4, 64, 64, 3) and seen[1].shape == (64, 64, 3)
+    monkeypatch.setattr(DiffusionPrior, "sample", lambda *_, **__: pytest.fail("it went to work"))
+    (folder / "gone").mkdir()
+    with pytest.raises(FileNotFoundError, match="no unet, image_encoder, .* in .*gone"):
+        source_views("a red mug", Around(2), seeded(0), "toybox", str(folder / "gone"))
 
 
 def test_what_is_wrong_is_said(prior, folder, tmp_path):

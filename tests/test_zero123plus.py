@@ -14,6 +14,7 @@ from dreamlab.files import Refused
 from dreamlab.noise import randn, seeded
 from dreamlab.priors.diffusion import BUNDLED, quiet
 from dreamlab.priors.zero123plus import V11, V12, Pixels, Reference, Zero123Plus, layout
+from dreamlab.viewpoints import Official, Turned, cameras_of
 
 N = 16  # tokens, where the published text encoder reads 77
 
@@ -233,6 +234,22 @@ def test_cameras_of_the_six_views():
     assert layout(azimuth_deg=15.0).azimuth_deg.tolist() == [45, 105, 165, 225, 285, 345]
     with pytest.raises(ValueError, match=r"elevation"):
         layout((95.0, 0.0))
+
+
+def test_as_the_turning_prior_of_a_list(published, monkeypatch):
+    """The official list's views are those of its canvas that stand there, of a picture over grey; others are not made."""
+    seen, six = [], torch.arange(6.0)[:, None, None, None].expand(6, 8, 8, 3) / 6
+    monkeypatch.setattr(Zero123Plus, "views", lambda self, picture, generator: seen.append(picture) or six)
+    turned, side = Turned(str(published), "cpu"), orbit(90.0)
+    listed = [v for v in Official()(seeded(0)) if v.of == 1 and v.azimuth_deg != 90]
+    square = torch.full((16, 16, 3), 0.2)
+    square[5:11, 5:11] = torch.tensor([0.9, 0.1, 0.2])
+    made = turned(square, cameras_of(listed), side, seeded(0))
+    assert (made[:, 0, 0, 0] * 6).round().tolist() == [0, 2, 3, 4, 5] and turned.side == 8
+    assert torch.equal(layout(V11, 90.0).elevation_deg[[0, 2, 3, 4, 5]], cameras_of(listed).elevation_deg)
+    assert torch.allclose(seen[0][:4], torch.tensor(0.5)) and torch.equal(seen[0][6:10, 6:10], square[6:10, 6:10])
+    with pytest.raises(ValueError, match=r'330 degrees past its picture, got 45: take viewpoints "Official", or a Zero123'):
+        turned(square, orbit([120.0, 135.0]), side, seeded(0))
 
 
 def change(folder, file: str = "model_index.json", **values):

@@ -1,10 +1,9 @@
 """GeoDream (arXiv 2311.17971): views of a multi-view prior make a cost volume, which a 2D prior moves; then a mesh made of it.
 
 ``PAPER`` holds the official code's numbers (GD), counted in iterations; where the paper (P) says otherwise that is named. Where
-no source is named, it is ours. Left out: half resolution in the first twentieth of the run. The bundled network stands in for
-One-2-3-45's there (:mod:`dreamlab.one2345`), whose weights are not on the hub in a form that is read: that list is for reading,
-not for running. ``TOY`` is the same list with a laptop's numbers, on the bundled priors and network; its texture begins with
-the colours of the views, where the paper's begins anew.
+no source is named, it is ours. Left out: half resolution in the first twentieth of the run. It wants One-2-3-45's checkpoint,
+which is a pickle, as the file :data:`LOD0` (:func:`dreamlab.one2345.convert_pickle`). ``TOY`` is the same list with a laptop's
+numbers, on the bundled priors and network; its texture begins with the colours of the views, where the paper's begins anew.
 """
 from functools import partial
 
@@ -12,7 +11,9 @@ from dreamlab.cameras import Orbit
 from dreamlab.losses import Sparse, Surface
 from dreamlab.methods import dreamflow
 from dreamlab.methods.baselines import BASELINES
+from dreamlab.one2345 import FOV_DEG
 from dreamlab.pipeline import Method, Part
+from dreamlab.priors.critic import lora
 from dreamlab.rules import SDS, VSD
 from dreamlab.scenes.base import own
 from dreamlab.scenes.neus import cost_volume, neus_to_tets
@@ -28,13 +29,15 @@ def falling(rate: float) -> tuple:
     return (0.0, rate), (0.175, rate), (1.0, round(rate * (1 - 0.95 * 0.825), 9))
 
 
-VSD_PAPER = partial(VSD.for_prior, guidance=7.5, weight=sigma2)  # GD
+LOD0 = "one-2-3-45.safetensors"
+VSD_PAPER = partial(VSD.for_prior, guidance=7.5, weight=sigma2, critic=partial(lora, base=dreamflow.V_MODEL, camera=True))  # GD
 
 PAPER = {
     "neus": Part(
         prior="sd-2.1-base", start=partial(
             cost_volume, views="ashawkey/mvdream-sd2.1-diffusers", turn="bennyguo/zero123-xl-diffusers", viewpoints=Near(),  # P
-            guidance=10.0, coloured=False, sky=True, samples=512, levels=16, finest=4096, hidden=64),  # GD
+            network=LOD0, fov_deg=FOV_DEG, guidance=10.0, coloured=False, sky=True, samples=512, levels=16, finest=4096,
+            hidden=64),  # GD
         rule=VSD_PAPER, timesteps=Annealed(980, 500, since=0.25, until=0.25),  # GD: at 5000 of 20,000
         cameras=Orbit((-35.0, 35.0), (2.0, 3.0), (40.0, 60.0)),  # GD: 1.0 to 1.5 from an object half as large
         rates={"volume": ((0.0, 1e-3), (0.175, 1e-3), (0.175, 1e-4), (1.0, 8.425e-4)),  # P, Fig. 6, as GD counts it
@@ -49,7 +52,7 @@ PAPER = {
         cameras=Orbit((-40.0, 30.0), (2.0, 2.5), (40.0, 60.0)), regularise=Surface(1e4, 1e4),  # GD
         rates={"sdf": 1e-3, "offsets": 1e-3}, steps=6500, views=8, resolution=512),  # GD
     "texture": Part(
-        prior="sd-2.1-base", start=partial(texture, of="geometry"), rule=VSD_PAPER,
+        prior="sd-2.1-base", start=partial(texture, of="geometry"), rule=partial(VSD_PAPER, critic_rate=2.5e-5),  # GD
         timesteps=Annealed(980, 400, since=0.1, until=0.1),  # GD: at 3000 of 30,000
         cameras=Orbit((-10.0, 60.0), (2.0, 2.5), (40.0, 60.0)),  # GD
         rates={"grid": 2.5e-3, "color": 2.5e-4}, steps=30_000, views=1, resolution=1024),  # GD

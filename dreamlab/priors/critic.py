@@ -244,11 +244,6 @@ def identity(prior: Prior, lr: float, seed: int) -> Critic:
 CRITICS = {critic.__name__: critic for critic in (lora, identity)}
 
 
-def default_critic(prior: Prior, lr: Positive = 1e-4, seed: int = 0) -> Critic:
-    """LoRA where there is a UNet, the exact critic otherwise."""
-    return lora(prior, lr, seed)
-
-
 def rate(prior: Prior, given: float | None, published: float) -> float:
     """The rate that is given, else that of the prior's card, else the published one. ValueError unless it is above 0."""
     check("critic_rate", given, Positive | None)

@@ -1,20 +1,14 @@
 """Approximate probability flow ODE (APFO): DreamFlow, arXiv 2403.14966."""
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 from torch import Tensor
 
 from dreamlab.cameras import Cameras
-from dreamlab.checks import Positive
-from dreamlab.priors.base import Prior
-from dreamlab.priors.critic import lora, rate
 from dreamlab.prompts import Cond
 from dreamlab.rules.vsd import VSD
 from dreamlab.schedules import Grid
 from dreamlab.types import Sample, Steps
-
-LORA = partial(lora)
 
 
 @dataclass
@@ -36,12 +30,6 @@ class APFO(VSD):
     def __post_init__(self):
         super().__post_init__()
         self.weight = self.weight or self.grid.weight
-
-    @classmethod
-    def for_prior(cls, prior: Prior, *, seed: int = 0, critic_rate: Positive | None = None,
-                  critic: partial = LORA, **settings) -> "APFO":
-        """``critic``: LoRA, or "identity", which takes the renders as they are: SDS on this grid with this weight."""
-        return cls(critic(prior, rate(prior, critic_rate, 1e-4), seed), **settings)
 
     @property
     def timesteps(self) -> Grid:

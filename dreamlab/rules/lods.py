@@ -7,7 +7,7 @@ import torch
 from dreamlab.cameras import Cameras
 from dreamlab.checks import Positive
 from dreamlab.priors.base import Guidance, Prior
-from dreamlab.priors.critic import EmbeddingCritic, comparable, default_critic, learnable, rate
+from dreamlab.priors.critic import EmbeddingCritic, comparable, learnable, lora, rate
 from dreamlab.prompts import Prompt
 from dreamlab.rules.base import Residual
 from dreamlab.rules.vsd import CriticRule
@@ -34,7 +34,7 @@ class LODS(CriticRule):
     def for_prior(cls, prior: Prior, *, seed: int = 0, critic_rate: Positive | None = None, **settings) -> "LODS":
         """With a learnt embedding, by default at the card's or the published rate; where there is none the exact critic."""
         lr = rate(prior, critic_rate, 1e-5)
-        return cls(EmbeddingCritic(prior, lr, seed) if learnable(prior.null) else default_critic(prior, lr, seed), **settings)
+        return cls(EmbeddingCritic(prior, lr, seed) if learnable(prior.null) else lora(prior, lr, seed), **settings)
 
     @torch.no_grad()
     def __call__(self, prior: Prior, x: Sample, t: Steps, eps: Sample, prompt: Prompt,

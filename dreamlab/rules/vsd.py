@@ -1,6 +1,7 @@
 """Variational score distillation (VSD): ProlificDreamer, arXiv 2305.16213; and what every rule with a critic shares."""
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,11 +9,13 @@ from torch import Tensor
 from dreamlab.cameras import Cameras
 from dreamlab.checks import Positive
 from dreamlab.priors.base import Guidance, Prior, guide
-from dreamlab.priors.critic import Critic, comparable, default_critic, rate
+from dreamlab.priors.critic import Critic, comparable, lora, rate
 from dreamlab.prompts import Cond, Prompt
 from dreamlab.rules.base import Residual, Rule
 from dreamlab.schedules import sigma2
 from dreamlab.types import Sample, Steps
+
+LORA = partial(lora)
 
 
 @dataclass
@@ -22,9 +25,11 @@ class CriticRule(Rule):
     critic: Critic
 
     @classmethod
-    def for_prior(cls, prior: Prior, *, seed: int = 0, critic_rate: Positive | None = None, **settings) -> "CriticRule":
-        """With LoRA on the prior's UNet, by default at its card's or the published rate; without a UNet the exact critic."""
-        return cls(default_critic(prior, rate(prior, critic_rate, 1e-4), seed), **settings)
+    def for_prior(cls, prior: Prior, *, seed: int = 0, critic_rate: Positive | None = None, critic: partial = LORA,
+                  **settings) -> "CriticRule":
+        """``critic``: LoRA on the prior's UNet or another's, at its card's or the published rate if none is given (without a
+        UNet the exact critic); or "identity", which takes the renders as they are: SDS with this weight."""
+        return cls(critic(prior, rate(prior, critic_rate, 1e-4), seed), **settings)
 
     def fit(self, x: Sample, t: Steps, cond: Cond, camera: Cameras | None) -> Tensor:
         """One step of the critic under ``cond``, at its own t ~ U[0, T) and noise (arXiv 2305.16213), not the residual's t."""

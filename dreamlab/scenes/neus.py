@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dreamlab.cameras import Cameras
+from dreamlab.cameras import Cameras, Fov, orbit
 from dreamlab.checks import Count, Name, NotNegative, Positive, Range, checked
 from dreamlab.costvolume import Geometry, Reconstruction, Volume, agreeing, blend, centres, cut_out, sample
 from dreamlab.mesh import Faces, Mesh, Vertices, lattice, marching_tetrahedra, solid, vertex_normals
+from dreamlab.one2345 import One2345, WorldSDF, read_checkpoint
 from dreamlab.priors.base import Prior
 from dreamlab.render.volume import alpha_weights, inside_ball, neus_alpha
 from dreamlab.scenes.base import Begin
@@ -40,15 +41,14 @@ class NeuS(Painted):
     meshed = False
 
     @checked
-    def __init__(self, volume: Volume, geometry: Geometry, sharpness: Positive = 80.0, samples: Count = 64,
+    def __init__(self, volume: Volume, geometry: Geometry | WorldSDF, sharpness: Positive = 80.0, samples: Count = 64,
                  grid: HashGrid | None = None, hidden: Count = 32, radius: Positive = 1.0, sky: bool = False,
                  generator: torch.Generator | None = None):
         super().__init__(grid, hidden, radius, generator)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)) if sky and generator else 0)
             self.sky = nn.Sequential(nn.Linear(9, 16), nn.ReLU(), nn.Linear(16, 3)) if sky else None
-        wide = geometry.layers[1].in_features - geometry.layers[0].out_features
-        if len(volume) != wide:
+        if len(volume) != (wide := geometry.config["channels"]):
             raise ValueError(f"the geometry's network reads {wide} channels of a volume, got {len(volume)}: take both from one "
                              "reconstruction")
         self.volume, self.sharpness, self.samples = volume.detach().clone().requires_grad_(), sharpness, samples
@@ -128,15 +128,13 @@ class NeuS(Painted):
         return marching_tetrahedra(self.distances(places), places)
 
     def config(self) -> dict:
-        layers = self.geometry.layers
-        reads = {"channels": len(self.volume), "octaves": self.geometry.octaves, "width": layers[0].out_features}
-        return super().config() | {"sharpness": self.sharpness, "samples": self.samples, "geometry": reads} | (
+        return super().config() | {"sharpness": self.sharpness, "samples": self.samples, "geometry": self.geometry.config} | (
             {"sky": True} if self.sky else {})
 
     @classmethod
     def rebuild(cls, config: dict, leaves: dict[str, Tensor], prior: Prior | None = None) -> "NeuS":
         throwaway = torch.Generator().manual_seed(0)  # the leaves are written over
-        geometry = Geometry(**config["geometry"])
+        geometry = WorldSDF() if "published" in config["geometry"] else Geometry(**config["geometry"])
         geometry.load_state_dict({k.removeprefix("geometry."): x for k, x in leaves.items() if k.startswith("geometry.")})
         device = leaves["volume"].device
         scene = cls(leaves["volume"], geometry.to(device), config["sharpness"], config["samples"],
@@ -152,6 +150,13 @@ Levels, Finest, Hidden = Annotated[int, Range(1, 24)], Annotated[int, Range(16, 
 EIGHT = Circle()
 
 
+def network_of(name: str, first: Cameras) -> Reconstruction | One2345:
+    """"toybox", a folder of `dreamlab toybox train reconstruction`, or One-2-3-45's as a safetensors file, in whose axes the
+    ``first`` view stands. Errors as of :meth:`~dreamlab.costvolume.Reconstruction.load` and
+    :func:`~dreamlab.one2345.read_checkpoint`."""
+    return read_checkpoint(name, first=first[:1]) if name.endswith(".safetensors") else Reconstruction.load(name)
+
+
 @torch.no_grad()
 def reconstructed(images: Images, masks: Float[Tensor, "v h w 1"], cameras: Cameras, network: str,
                   generator: torch.Generator, sharpness: float, samples: int, grid: HashGrid, hidden: int,
@@ -159,7 +164,7 @@ def reconstructed(images: Images, masks: Float[Tensor, "v h w 1"], cameras: Came
     """The cost volume of views on white, those that contradict the others left out
     (:func:`dreamlab.costvolume.agreeing`) but for those that are ``sure``; its texture begins with the colours that they have
     of its surface, if ``coloured``. ValueError for a volume that is empty."""
-    found, some = Reconstruction.load(network), agreeing(masks, cameras, sure=sure)
+    found, some = network_of(network, cameras), agreeing(masks, cameras, sure=sure)
     images, masks, cameras = images[some], masks[some], cameras[some]
     scene = NeuS(found([(images, masks, cameras)])[0], found.geometry, sharpness, samples, grid, hidden, sky=sky,
                  generator=generator)
@@ -177,15 +182,17 @@ def cost_volume(begin: Begin, *, views: Name = "toybox-multiview", turn: Name = 
                 viewpoints: Circle | Official | Near | Around = EIGHT, network: Name = "toybox",
                 guidance: Annotated[float, Range(1, 100)] | None = None, coloured: bool = True, samples: Count = 64,
                 sharpness: Positive = 80.0, levels: Levels = 16, finest: Finest = 4096, hidden: Hidden = 64,
-                sky: bool = False) -> NeuS:
-    """The cost volume (by ``network``, "toybox" or a folder) of views of the prompt, their background cut away.
+                sky: bool = False, fov_deg: Fov = 40.0) -> NeuS:
+    """The cost volume (by ``network``, :func:`network_of`) of views of the prompt, their background cut away.
 
     They come from :func:`dreamlab.viewpoints.source_views`: the prior ``views`` makes the references with ``guidance``, or
     its own where none is given, or the reference is the picture ``image``; the prior ``turn`` makes of them what
     ``viewpoints`` lists besides. ``coloured``: the texture begins with the colours that they have, else grey. ``sharpness``:
     softer than the network's own after its training, so that the volume has gradients around its surface. ``sky``: set the
-    stage's ``background`` to own then, and give ``rates.background``."""
-    images, cameras = source_views(begin.prompt, viewpoints, begin.generator, views, turn, image, guidance, begin.prior.device)
+    stage's ``background`` to own then, and give ``rates.background``. ``fov_deg``: of the views, as the priors were trained."""
+    network_of(network, orbit(0.0))  # before any work, as it may not be there
+    images, cameras = source_views(begin.prompt, viewpoints, begin.generator, views, turn, image, guidance,
+                                   begin.prior.device, fov_deg)
     images, masks = cut_out(images)
     grid = texture_grid(levels, finest, begin.generator)
     return reconstructed(images, masks, cameras, network, begin.generator, sharpness, samples, grid, hidden, coloured,
@@ -197,7 +204,7 @@ def random_volume(begin: Begin, *, network: Name = "toybox", spread: NotNegative
                   sharpness: Positive = 80.0, levels: Levels = 16, finest: Finest = 4096, hidden: Hidden = 64) -> NeuS:
     """The same without views, as GeoDream's Fig. 4 (f) has it: normal random numbers of standard deviation ``spread`` in the
     place of a cost volume, which its network reads as a lump."""
-    found = Reconstruction.load(network)
+    found = network_of(network, orbit(0.0))
     n, channels = found.config["cells"], found.config["channels"]
     volume = spread * torch.randn(channels, n, n, n, generator=begin.generator)
     return NeuS(volume, found.geometry, sharpness, samples, texture_grid(levels, finest, begin.generator), hidden,
