@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dreamlab.cameras import Cameras, Fov, orbit
 from dreamlab.checks import Range, check_fields
-from dreamlab.costvolume import cut_out
+from dreamlab.costvolume import border, cut_out
 from dreamlab.pictures import load_picture
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.priors.multiview import sample_views
@@ -129,14 +129,13 @@ class Turned:
         self.six = Zero123Plus.load(name, device) if (Path(name) / "vision_encoder").is_dir() else None
         self.prior = None if self.six else Zero123.load(name, device)
         self.side = self.six.side if self.six else self.prior.resolution
-        self.toy = self.prior is not None and self.prior.card.world == "toybox"
-        self.grey = 0.5 if self.toy or self.six else 1.0
+        self.grey = 0.5 if self.six or self.prior.card.world == "toybox" else 1.0
 
     def __call__(self, picture: Float[Tensor, "p q 3"], cameras: Cameras, seen: Cameras,
                  generator: torch.Generator) -> Images:
         """What ``cameras`` see of the object that the camera ``seen`` has in the picture. ValueError where a Zero123++, whose
         six views are fixed, is asked for another."""
-        if not self.toy:  # as the published priors know pictures, whatever was behind the object
+        if (border(picture[None]) - self.grey).abs().max() > 0.05:  # what is behind is not what it knows
             white, mask = cut_out(picture[None])
             picture = (white - (1 - mask) * (1 - self.grey))[0]
         if self.prior:

@@ -120,5 +120,5 @@ def test_the_stored_sweep_is_what_the_notebook_reads():
         for row in pair.values():
             assert 0 <= row["iou"] <= 1 and row["fronts"] in range(5) and row["psnr"] > 0 and not math.isnan(row["view_ratio"])
     prompts, sheet = manyviews.pictures()
-    assert sheet.shape[:3] == (2, len(prompts), 3) and len(prompts) == 8
+    assert sheet.shape[:3] == (4, len(prompts), 3) and len(prompts) == 8
     assert (sheet.flatten(3).std(-1) > 0.02).all(), "a picture is empty"

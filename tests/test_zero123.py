@@ -110,13 +110,19 @@ def test_as_the_turning_prior_of_a_list(folder, prior, monkeypatch):
     monkeypatch.setattr(Zero123, "of", lambda self, picture, camera, of=Zero123.of: seen.append(picture) or of(self, picture,
                                                                                                               camera))
     turned = Turned(str(folder), "cpu")
-    assert turned.side == prior.resolution and turned.grey == 1.0 and Turned("toybox-zero123", "cpu").grey == 0.5
+    assert turned.side == prior.resolution and turned.grey == 1.0
     square = torch.full((16, 16, 3), 0.3)
     square[5:11, 5:11] = torch.tensor([0.9, 0.1, 0.2])
     assert turned(square, ring(3), orbit(0.0, 5.0), seeded(0)).shape == (3, 16, 16, 3)
     assert (seen[0][:4] == 1).all() and torch.equal(seen[0][6:10, 6:10], square[6:10, 6:10])
+    toy, near = Turned("toybox-zero123", "cpu"), square + 0.18
+    for picture in (square, near):
+        toy(picture, ring(1), orbit(0.0, 5.0), seeded(0))
+    assert torch.allclose(seen[1][:4], torch.tensor(0.5)) and torch.equal(seen[1][6:10, 6:10], square[6:10, 6:10])
+    assert torch.equal(seen[2], near)  # over nearly what it knows: as it is
+    seen.clear()
     views, _ = source_views("a red mug", Around(2), seeded(0), "toybox", str(folder))
-    assert views.shape == (4, 64, 64, 3) and seen[1].shape == (64, 64, 3)
+    assert views.shape == (4, 64, 64, 3) and seen[0].shape == (64, 64, 3)
     monkeypatch.setattr(DiffusionPrior, "sample", lambda *_, **__: pytest.fail("it went to work"))
     (folder / "gone").mkdir()
     with pytest.raises(FileNotFoundError, match="no unet, image_encoder, .* in .*gone"):

@@ -13,13 +13,14 @@ from dreamlab.priors.multiview import Joined, camera_numbers
 from dreamlab.priors.zero123 import relative_pose
 
 ARMS = ("2D prior", "multi-view prior")  # of sweeps/multiview.toml
+ABLATIONS = ("attention off", "relative cameras")  # of sweeps/multiview_ablations.toml, on the same prompts and seeds
 Pair = dict[str, dict]  # arm -> row, of one prompt and seed
 
 
 def pairs() -> list[Pair]:
-    """The runs of ``sweeps/multiview.toml`` in pairs, one of each arm; those that failed or lack the other are left out."""
+    """The runs of one prompt and seed, one of each arm and ablation; those that failed or lack the other arm are left out."""
     found: dict[tuple, Pair] = {}
-    for row in rows("multiview"):
+    for row in rows("multiview") + rows("multiview_ablations"):
         if not row.get("error"):
             found.setdefault((row["prompt"], row["seed"]), {})[row["method"]] = row
     return [pair for pair in found.values() if set(ARMS) <= set(pair)]
@@ -30,11 +31,14 @@ def kind_of(pair: Pair) -> str:
 
 
 def pictures(seed: int = 0) -> tuple[list[str], Float[Tensor, "arms prompts views side side 3"]]:
-    """The prompts of one seed, and of each arm their front, left side and back, in [0, 1]."""
-    order = list(dict.fromkeys((row["prompt"], row["seed"]) for row in rows("multiview")))
-    methods = list(dict.fromkeys(row["method"] for row in rows("multiview")))
-    some = [i for i, (_, s) in enumerate(order) if s == seed]
-    return [order[i][0] for i in some], sheet("multiview")[[methods.index(arm) for arm in ARMS]][:, some]
+    """The prompts of one seed, and of each arm and ablation their front, left side and back, in [0, 1]."""
+    found = []
+    for name, arms in (("multiview", ARMS), ("multiview_ablations", ABLATIONS)):
+        order = list(dict.fromkeys((row["prompt"], row["seed"]) for row in rows(name)))
+        methods = list(dict.fromkeys(row["method"] for row in rows(name)))
+        some = [i for i, (_, s) in enumerate(order) if s == seed]
+        found.append(sheet(name)[[methods.index(arm) for arm in arms]][:, some])
+    return [order[i][0] for i in some], torch.cat(found)
 
 
 def check_numbers(answer: Callable) -> str:
