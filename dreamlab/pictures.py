@@ -1,21 +1,25 @@
 """A user's own picture, made ready for a prior: what is background, and how large the object is in it."""
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from dreamlab.checks import checked
+from dreamlab.checks import Range, checked
 from dreamlab.costvolume import cut_out
 
 LARGEST, WORK = 100_000_000, 512  # pixels that are read at all; the side at which the background is looked for
 FILLS = 0.75  # of the picture's side that the object's longer side gets
+Share = Annotated[float, Range(0.05, 1)]
 
 
 @checked
-def load_picture(file: str | Path, size: int = 64, grey: float = 0.5) -> Float[Tensor, "s s 3"]:
-    """The object of a picture over plain ``grey``, in the middle, its longer side three quarters of ``size`` pixels.
+def load_picture(file: str | Path, size: int = 64, grey: float = 0.5, fills: Share = FILLS,
+                 middle: tuple[float, float] = (0.5, 0.5)) -> Float[Tensor, "s s 3"]:
+    """The object of a picture over plain ``grey``, ``size`` pixels square: the box around it has its ``middle`` there, from
+    left and top, and its longer side is the share ``fills`` of the picture's.
 
     The rule for the background: where the picture has transparency, what is transparent; else what has the colour of its
     border (the median), as :func:`dreamlab.costvolume.cut_out` finds it. A camera's mark of how it was held is followed.
@@ -50,9 +54,9 @@ def load_picture(file: str | Path, size: int = 64, grey: float = 0.5) -> Float[T
         what = "nothing" if share < 1e-3 else "nothing but one object up to its edges"
         raise ValueError(f"the picture {file} shows {what} beside its background: {mend}")
     (top, bottom), (left, right) = ((v[0].item(), v[-1].item() + 1) for v in (rows, columns))
-    side = max(bottom - top, right - left) / FILLS
-    at = ((torch.arange(size) + 0.5) / size - 0.5) * side
-    y, x = (top + bottom) / 2 + at, (left + right) / 2 + at
+    side = max(bottom - top, right - left) / fills
+    at = (torch.arange(size) + 0.5) / size * side
+    y, x = (top + bottom) / 2 + at - middle[1] * side, (left + right) / 2 + at - middle[0] * side
     y, x = torch.meshgrid(2 * y / mask.shape[0] - 1, 2 * x / mask.shape[1] - 1, indexing="ij")
     whole = torch.cat([rgb * mask, mask], -1).movedim(-1, 0)[None]
     steps = max(round(side / size), 1)  # blurred before it is made smaller, so that nothing is skipped

@@ -111,7 +111,9 @@ class Solid:
         orbit = ring(36, radius=2.6)
         frames = torch.cat([self.scene.render(orbit[i : i + 1], side, WHITE).rgb.cpu() for i in tqdm(range(36), "turntable")])
         export.save_turntable(frames, folder / "turntable.gif")
-        export.save_viewer(self.scene, folder / "viewer.html", self.prompt)
+        fewer = {"views": 18, "elevations_deg": (0, 30), "resolution": 256}
+        coarse = self.scene.slow and next(iter(self.scene.parameters().values())).device.type == "cpu"
+        export.save_viewer(self.scene, folder / "viewer.html", self.prompt, **fewer if coarse else {})
         return {"turntable.gif": f"36 views, {side} px", "viewer.html": "to turn it in a browser"}
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from dreamlab.cameras import Cameras, Fov, orbit
 from dreamlab.checks import Range, check_fields
-from dreamlab.costvolume import border, cut_out
+from dreamlab.costvolume import border, cut_out, hull
+from dreamlab.mesh import lattice
 from dreamlab.pictures import load_picture
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.priors.multiview import sample_views
@@ -149,6 +150,22 @@ class Turned:
 
 
 @torch.no_grad()
+def standing(masks: Float[Tensor, "v h w 1"], cameras: Cameras, seen: Cameras) -> tuple[float, tuple[float, float]] | None:
+    """Where in the picture of the camera ``seen`` an object stands whose outlines other views have, as the hull of those says:
+    the share of the picture's side that the longer side of its box has, and the middle of the box, from left and top. None
+    where their hull is empty."""
+    points = lattice(64, 0.95).view(-1, 3)
+    points = points[hull(masks, cameras, points) > 0]
+    if not len(points):
+        return None
+    matrix = (seen.Ks(1) @ seen.viewmats[:, :3])[0]
+    there = points @ matrix[:, :3].T + matrix[:, 3]
+    there = there[:, :2] / there[:, 2:]
+    low, high = there.amin(0), there.amax(0)
+    return (high - low).max().item(), tuple(((low + high) / 2).tolist())
+
+
+@torch.no_grad()
 def source_views(prompt: str, points: Callable[[torch.Generator], list[Viewpoint]], generator: torch.Generator,
                  views: str = "toybox-multiview", turn: str = "toybox-zero123", image: str | None = None,
                  guidance: float | None = None, device: str | torch.device = "cpu",
@@ -157,7 +174,8 @@ def source_views(prompt: str, points: Callable[[torch.Generator], list[Viewpoint
 
     A multi-view prior ``views`` makes all references of the prompt together; a 2D prior makes a front view, or the file
     ``image`` is one, and then the first view is the only reference. The image prior ``turn`` makes the other views, those of
-    one reference together, as large as the references.
+    one reference together, as large as the references. Of a file nobody knows how large its object is, and how far off the
+    middle: it is laid where the views that are made of it say (:func:`standing`), and they are made again.
     """
     listed = points(generator)
     cameras, prior = cameras_of(listed, fov_deg), None if image is not None else DiffusionPrior.load(views, device)
@@ -170,7 +188,11 @@ def source_views(prompt: str, points: Callable[[torch.Generator], list[Viewpoint
         front, scale = prior.embed([f"{prompt}, front view"]), guidance or prior.card.guidance or 7.5
         made = prior.decode(prior.sample(Prompt(front, prior.null), 1, generator, scale))
     else:
-        made = load_picture(image, turned.side, turned.grey)[None]
+        picture = load_picture(image, turned.side, turned.grey)
+        first = turned(picture, cameras[1:], cameras[:1], generator)
+        if place := standing(cut_out(first)[1].cpu(), cameras[1:], cameras[:1]):
+            picture = load_picture(image, turned.side, turned.grey, min(max(place[0], 0.05), 0.95), place[1])
+        made = picture[None]
     found, size = dict(zip(own, made, strict=True)), made.shape[1:3]
     left: dict[int, list[int]] = {}
     for i, view in enumerate(listed):

@@ -14,7 +14,7 @@ from dreamlab.pictures import load_picture
 from dreamlab.priors.diffusion import DiffusionPrior
 from dreamlab.toybox.objects import Toy
 from dreamlab.toybox.render import render
-from dreamlab.viewpoints import Around, Circle, Near, Official, cameras_of, source_views
+from dreamlab.viewpoints import Around, Circle, Near, Official, cameras_of, source_views, standing
 
 
 def test_the_official_list():
@@ -103,6 +103,27 @@ def test_transparency_is_the_background(photo):
     found = load_picture(save(image), 64)
     assert ((found - 0.5).abs().amax(-1) > 0.02).sum(1).max() >= 46  # 40 x 20 pixels become 48 x 24
     assert (found[:18] == 0.5).all() and (found[46:] == 0.5).all()
+
+
+def test_where_an_object_stands_is_read_off_its_other_views():
+    """The box of the mug in its front view, off the middle for its handle, from the outlines of seven others; laid there, a
+    picture of it alone has that box again."""
+    cameras = cameras_of(Circle()(seeded(0)))
+    alpha = render(Toy("mug"), "red", cameras, 64, (0.5,) * 3).alpha
+    fills, middle = standing(alpha[1:], cameras[1:], cameras[:1])
+    rows, columns = (alpha[0, ..., 0] > 0.5).nonzero().T
+    assert abs(fills - (max(rows.max() - rows.min(), columns.max() - columns.min()) + 1) / 64) < 0.06
+    assert abs(middle[0] - (columns.max() + columns.min() + 1) / 128) < 0.03 and middle[0] < 0.45
+    assert abs(middle[1] - (rows.max() + rows.min() + 1) / 128) < 0.03
+    assert standing(torch.zeros_like(alpha[1:]), cameras[1:], cameras[:1]) is None
+
+
+def test_a_picture_is_laid_where_it_is_asked_for(photo):
+    save, wide = photo
+    found = load_picture(save(Image.fromarray((wide * 255).byte().numpy())), 64, 0.5, 0.5, (0.4, 0.6))
+    rows, columns = ((found - 0.5).abs().amax(-1) > 0.1).nonzero().T
+    assert abs(max(rows.max() - rows.min(), columns.max() - columns.min()) + 1 - 32) <= 2
+    assert abs((columns.max() + columns.min() + 1) / 128 - 0.4) < 0.03 and abs((rows.max() + rows.min() + 1) / 128 - 0.6) < 0.03
 
 
 def test_pictures_that_cannot_be_used(photo, tmp_path):

@@ -24,7 +24,8 @@ class Scene(Protocol):
 
     ``kernels`` is the package that draws it on CUDA, ``rates`` what Adam moves its leaves with where nothing else is said,
     ``dimensions`` 2 for what looks the same from everywhere, ``few`` how many of its parts cost next to nothing,
-    ``meshed`` whether :meth:`mesh` is what it draws, ``kept`` the tensors by name that its file holds and that do not learn.
+    ``meshed`` whether :meth:`mesh` is what it draws, ``slow`` whether a CPU needs a second for a picture of it to look at,
+    ``kept`` the tensors by name that its file holds and that do not learn.
     Its class stands in the list of :mod:`dreamlab.scenes`.
     """
 
@@ -33,6 +34,7 @@ class Scene(Protocol):
     dimensions: ClassVar[int] = 3
     few: ClassVar[int] = 1
     meshed: ClassVar[bool] = False
+    slow: ClassVar[bool] = False
     kept: Mapping[str, Tensor] = MappingProxyType({})
 
     def parameters(self) -> dict[str, Tensor]:

@@ -93,6 +93,7 @@ class NeRF(Scene):
     """
 
     kernels = "nerfacc"
+    slow = True
     rates = {"grid": 1e-2, "density": 1e-3, "color": 1e-3, "background": 1e-3}  # threestudio's ProlificDreamer
     channels = 3  # of what its network gives besides the density
 

@@ -38,7 +38,7 @@ class NeuS(Painted):
     """
 
     rates = {"volume": 1e-2} | Painted.rates | {"background": 1e-3}
-    meshed = False
+    meshed, slow = False, True
 
     @checked
     def __init__(self, volume: Volume, geometry: Geometry | WorldSDF, sharpness: Positive = 80.0, samples: Count = 64,
