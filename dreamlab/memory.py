@@ -113,13 +113,14 @@ def estimate(stage: Stage, grown: bool = False) -> int:
     most = max(stage.growth.most, len(scene)) if grown else len(scene)
     state = sum(x.nbytes for x in snapshot(stage, make_optimiser(stage)).values()) * most / len(scene)
     now = torch.cuda.memory_allocated(device) if device.type == "cuda" else held()
-    least = max(scene.together, stage.prior.joined)
+    joined = max(stage.prior.joined, getattr(stage.cameras, "joined", 1))
+    least = max(scene.together, joined)
     times = stage.views / least
     room = (free(device) - 2 * state) / times
 
     def step(n: int, side: int | None) -> int:
         some = scene if n == len(scene) else scene.of(n)
-        return added(replace(stage, scene=some, views=max(some.together, stage.prior.joined), resolution=side, growth=None))
+        return added(replace(stage, scene=some, views=max(some.together, joined), resolution=side, growth=None))
 
     def pictures(n: int) -> float | int:
         sides = [*(s for s in SMALL if s < stage.resolution), stage.resolution] if stage.resolution else [None]

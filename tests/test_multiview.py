@@ -354,6 +354,8 @@ def test_a_run_under_the_bundled_prior():
     before = stage.scene.colors.detach().clone()
     step, = run(stage, progress=False)
     assert len(step.cameras.elevation_deg.unique()) == 1 and not torch.equal(before, stage.scene.colors)
+    alone = METHODS["ball"].toy["shape"].set({"cameras": "Rings", "views": 4, "start.points": 60, "steps": 1, "rule": "SDS"})
+    assert estimate(alone.build("a red mug")) > 0  # rings for a prior that sees each view alone
     with pytest.raises(ValueError, match="the prior sees 4 views of one object together, got views 3: take a multiple of 4"):
         part.set(views=3).build("a red mug")
     with pytest.raises(ValueError, match="the cameras give 4 views of one object together, got views 2"):
