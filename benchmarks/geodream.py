@@ -2,22 +2,27 @@
 
 Rows as of :mod:`benchmarks.dreamflow`, to ``dreamlab/course/data/geodream.csv``: of the volume that a run begins with
 (``start``), of the visual hull of the same views (``hull``: silhouettes and Chamfer alone, not aligned), and after each part.
-``full`` is the method; all others stop after the part neus, and change one thing of it.
+``full`` is the method; all others stop after the part neus, and change one thing of it. ``montage`` is no arm, but the picture
+of two kinds after that part, cut out of the sheets of all arms, to geodream.webp beside the table.
 """
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
+from PIL import Image
 
 from benchmarks import dreamflow
 from benchmarks.reconstruction import measure
 from dreamlab.costvolume import cut_out, hull
+from dreamlab.course import DATA
 from dreamlab.mesh import lattice, sample
 from dreamlab.methods.geodream import falling
 from dreamlab.metrics.shape import POINTS, true_points
 from dreamlab.metrics.truth import chamfer
 from dreamlab.noise import stream
 from dreamlab.pipeline import Asked
+from dreamlab.report import save_image
 from dreamlab.rules import SDS
 from dreamlab.scenes import Scene
 from dreamlab.scenes.neus import COVERED, cost_volume, random_volume, reconstructed
@@ -45,6 +50,7 @@ ARMS = {name: ("geodream", changes, until) for name, changes, until in (
     ("picture", {"neus.start.views": "toybox", "neus.start.viewpoints": Circle()}, "neus"),
     ("picture, sampled", {"neus.start.views": "toybox", "neus.start.viewpoints": Around(elevation_deg=5.0)}, "neus"),
     ("one wrong", {}, "neus"), ("true views", {}, "neus"))}
+SHOWN = ("robot", "cyan"), ("owl", "pink")
 OTHER = {"house": "bear"}  # whose view stands among the others', else a house's
 
 
@@ -91,9 +97,25 @@ def rows(arm: str, asked: Asked, *more) -> Iterator[dict]:
     yield from found
 
 
+def montage(sheets: Path, prompts: tuple[tuple[str, str], ...] = SHOWN) -> Image.Image:
+    """The truth and each arm at seed 0, a column each of 96 pixels; of each prompt a row from the front and one from behind."""
+    side, strip, gap = 96, 18, 4  # contact_sheet's
+    whole = Image.new("RGB", (side * (1 + len(ARMS)), 2 * side * len(prompts)), "white")
+    for i, prompt in enumerate(prompts):
+        for k, (arm, row) in enumerate([("full", 0), *((arm, 2) for arm in ARMS)]):  # of truth, start and neus
+            sheet = Image.open(sheets / f"{'-'.join([arm, *prompt])}-0.png")
+            for j, view in enumerate((0, 4)):
+                left, top = gap + view * (side + gap), row * (side + strip + gap) + strip
+                whole.paste(sheet.crop((left, top, left + side, top + side)), (k * side, (2 * i + j) * side))
+    return whole
+
+
 def main() -> None:
-    args = dreamflow.options(__doc__, ARMS, "geodream").parse_args()
-    dreamflow.measure(ARMS, args.arms, args.kinds, args.seeds, args.out, args.sheets, begun, rows)
+    args = dreamflow.options(__doc__, [*ARMS, "montage"], "geodream").parse_args()
+    arms = [arm for arm in args.arms if arm != "montage"]
+    dreamflow.measure(ARMS, arms, args.kinds, args.seeds, args.out, args.sheets, begun, rows)
+    if "montage" in args.arms:
+        save_image(montage(args.sheets), DATA / "geodream.webp", quality=90)
 
 
 if __name__ == "__main__":
