@@ -151,8 +151,8 @@ EIGHT = Circle()
 
 
 def network_of(name: str, first: Cameras) -> Reconstruction | One2345:
-    """"toybox", a folder of `dreamlab toybox train reconstruction`, or One-2-3-45's as a safetensors file, in whose axes the
-    ``first`` view stands. Errors as of :meth:`~dreamlab.costvolume.Reconstruction.load` and
+    """"toybox", a folder of `dreamlab toybox train reconstruction`, or One-2-3-45's as a safetensors file, whose axes are those
+    of the ``first`` view. Errors as of :meth:`~dreamlab.costvolume.Reconstruction.load` and
     :func:`~dreamlab.one2345.read_checkpoint`."""
     return read_checkpoint(name, first=first[:1]) if name.endswith(".safetensors") else Reconstruction.load(name)
 
