@@ -128,7 +128,7 @@ NAMES = [
     ("regularise.tv", "--set", "regularise.tv=1"), ("cameras.aim", "--set", "cameras.aim=1"),
     ("'seed'", "--set", "rule.seed=1"),
     ("colours", "--set", "rates.colours=1"), ("'more'", "--set", "steps.more=1"), ("'more'", "--set", "rates.means.more=1"),
-    ("'critic'", "--rule", "VSD", "--set", "rule.critic=1"), ("'__class__'", "--set", "__class__=1"), ("'a'", "--set", "a.b=1"),
+    ("'operator'", "--rule", "VSD", "--set", "rule.operator=1"), ("'__class__'", "--set", "__class__=1"), ("'a'", "--set", "a.b=1"),
     ("steps", "--method", "field-to-gaussians", "--steps", "3"), ("rule", "--method", "field-to-gaussians", "--rule", "SDS"),
     ("nerf", "--method", "field-to-gaussians", "--set", "nerf.steps=3"), ("''", "--set", "rule.weight="),
     ("'mesh'", "--method", "field-to-gaussians", "--set", "gaussians.start.of=mesh"),
