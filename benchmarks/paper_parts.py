@@ -12,7 +12,6 @@ counted at 64 pixels and goes up with their number. What it says is an estimate 
 """
 import argparse
 import gc
-import time
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -166,21 +165,31 @@ def draws(about: dict, pixels: int, small: int = 64) -> int:
     return most(lambda: ball.render(camera, small, None).rgb.sum().backward()) * (pixels // small) ** 2
 
 
+def row(part: str, name: str, prior: DiffusionPrior, frozen: dict[str, int], peaks: dict[str, int], views: int, pixels: int,
+        steps: int = 0, made: Scene | None = None, lora: int = 0) -> dict:
+    """What is written of a part: of the prior of that name, the parameters of its networks, the bytes of each move."""
+    leaves = sum(p.numel() for p in made.parameters().values()) if made else 0
+    stays = 2 * sum(frozen.values()) + 16 * (lora + leaves)
+    return {"part": part, "prior": name, "scene": type(made).__name__ if made else "", "render": pixels,
+            "latents": list(prior.shape), "views": views, "steps": steps, "parameters": frozen, "lora": lora, "leaves": leaves,
+            "stays_gb": round(stays / 1e9, 2), "moves_gb": {k: round(v / 1e9, 2) for k, v in peaks.items()},
+            "about_gb": round((stays + max(peaks.values())) / 1e9, 1)}
+
+
+def frozen_of(prior: DiffusionPrior, text: int) -> dict[str, int]:
+    return {"unet": prior.unet.num_parameters(), "vae": prior.vae.num_parameters(), "text_encoder": text}
+
+
 def makers(about: dict) -> list[dict]:
     """A row for each prior that makes source views: how many at once, at the guidance of sampling."""
     listed, rows = about["viewpoints"](stream(0, "start")), []
     together = sum(view.of == i for i, view in enumerate(listed))
     most_of_one = max(sum(view.of == of for view in listed) - 1 for of in range(together))
-    for name, views in (("views", together), ("turn", most_of_one)):
-        prior, text = network(about[name], MADE_AT // 8)
-        frozen = {"unet": prior.unet.num_parameters(), "vae": prior.vae.num_parameters(), "text_encoder": text}
+    for part, views in (("views", together), ("turn", most_of_one)):
+        prior, text = network(about[part], MADE_AT // 8)
         prior.joined = views
-        peaks, stays = moves(prior, None, views, MADE_AT, learns=False), 2 * sum(frozen.values())
-        rows.append({
-            "part": name, "prior": about[name], "scene": "", "render": MADE_AT, "latents": list(prior.shape), "views": views,
-            "steps": 0, "parameters": frozen, "lora": 0, "leaves": 0, "stays_gb": round(stays / 1e9, 2),
-            "moves_gb": {k: round(v / 1e9, 2) for k, v in peaks.items()},
-            "about_gb": round((stays + max(peaks.values())) / 1e9, 1)})
+        peaks = moves(prior, None, views, MADE_AT, learns=False)
+        rows.append(row(part, about[part], prior, frozen_of(prior, text), peaks, views, MADE_AT))
     return rows
 
 
@@ -191,33 +200,21 @@ def measure(parts: dict[str, Part]) -> list[dict]:
         about = {name: value for name, (_, value) in options(part.start).items()}
         if part.scene is NeuS:
             rows += makers(about)
-        xl = part.prior == "sdxl-refiner"
-        pixels = 1024 if xl else 512  # what the prior is shown, whatever is rendered
+        pixels = 1024 if part.prior == "sdxl-refiner" else 512  # what the prior is shown, whatever is rendered
         prior, text = network(part.prior, pixels // 8)
-        start = time.perf_counter()
-        made[name], begun = scene(part, prior, made), time.perf_counter() - start
-        critic = base = None
+        made[name], frozen, critic = scene(part, prior, made), frozen_of(prior, text), None
         rule = {name: value for name, (_, value) in options(part.rule).items()}
         if "base" in (chosen := options(rule.get("critic"))):
             base = chosen["base"][1]
-            other = network(base, pixels // 8)[0] if base else None
-            critic = LoRACritic(prior, base=other, camera=chosen["camera"][1])
-        learnt = sum(p.numel() for p in critic.learner.parameters.values()) if critic else 0
-        leaves = sum(p.numel() for p in made[name].parameters().values())
-        frozen = {"unet": prior.unet.num_parameters(), "vae": prior.vae.num_parameters(), "text_encoder": text}
-        if base:
-            frozen["critic's unet"] = critic.base.unet.num_parameters()
+            critic = LoRACritic(prior, base=network(base, pixels // 8)[0] if base else None, camera=chosen["camera"][1])
+            if base:
+                frozen["critic's unet"] = critic.base.unet.num_parameters()
         peaks = moves(prior, critic, part.views, pixels)
         if part.scene is NeuS:
             peaks["draw"] = draws(about, part.resolution)
-        stays = 2 * sum(frozen.values()) + 16 * (learnt + leaves)
-        rows.append({
-            "part": name, "prior": part.prior, "scene": type(made[name]).__name__, "render": part.resolution,
-            "latents": list(prior.shape), "views": part.views, "steps": part.steps,
-            "parameters": frozen, "lora": learnt, "leaves": leaves, "stays_gb": round(stays / 1e9, 2),
-            "moves_gb": {k: round(v / 1e9, 2) for k, v in peaks.items()},
-            "about_gb": round((stays + max(peaks.values())) / 1e9, 1)} | (
-                {"start_seconds": round(begun, 1)} if part.scene is NeuS else {}))
+        learnt = sum(p.numel() for p in critic.learner.parameters.values()) if critic else 0
+        steps = part.steps or rule["grid"].steps
+        rows.append(row(name, part.prior, prior, frozen, peaks, part.views, part.resolution, steps, made[name], learnt))
     return rows
 
 
